@@ -1,0 +1,3 @@
+//! The `mountd` program.
+
+fn main() {}
