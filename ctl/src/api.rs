@@ -1,0 +1,88 @@
+//! The documents of control API v1: one definition for the daemon, its clients and `--json`.
+//!
+//! Times are RFC 3339 in UTC and end in `_at`; ages and durations are milliseconds and end in
+//! `_ms`; sizes are bytes. What is not known is `null`, never a made-up figure. Readers ignore
+//! fields they do not know, and a missing field reads as its default; an unknown word in an
+//! enumeration reads as `Unknown`, so that an old client can show a newer daemon.
+//!
+//! Nothing here does I/O.
+
+mod calls;
+mod envelope;
+mod exit;
+mod status;
+
+pub use calls::{
+    ConflictList, ConflictRecord, Event, EventAction, EventKind, EventsQuery, FlushReply,
+    FlushRequest, Hello, Ours, OutboxList, OutboxOp, OutboxRecord, PauseReply, PauseRequest,
+    RecordState, ResumeReply, Theirs, UnmountReply, UnmountRequest,
+};
+pub use envelope::{Envelope, ErrorBody, ErrorCode, Meta};
+pub use exit::ExitCode;
+pub use status::{
+    AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
+    ConflictsStatus, LastError, MountMode, MountState, MountStatus, PauseInfo, PauseStatus,
+    RetryStatus, StatusReply, StreamHealth, StreamMode, StreamStatus, UploadsStatus,
+};
+
+/// The version of the control API this crate speaks.
+pub const API_VERSION: u32 = 1;
+
+/// The request header that carries the version: every call but `hello` sends it.
+pub const API_VERSION_HEADER: &str = "x-mountd-api-version";
+
+/// The request header that makes a change safe to send twice.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+
+/// Schema names, as carried in `meta.schema`.
+///
+/// Removing a field or changing its meaning raises the number; adding one does not.
+pub mod schema {
+    /// Reply of `GET /v1/hello`.
+    pub const HELLO: &str = "mountd.hello/1";
+    /// Reply of `GET /v1/status`.
+    pub const STATUS: &str = "mountd.status/1";
+    /// Summary of several mounts, running or not (`mountctl status --all --json`).
+    pub const MOUNTS: &str = "mountd.mounts/1";
+    /// Reply of `POST /v1/pause`.
+    pub const PAUSE: &str = "mountd.pause/1";
+    /// Reply of `POST /v1/resume`.
+    pub const RESUME: &str = "mountd.resume/1";
+    /// Reply of `POST /v1/flush`.
+    pub const FLUSH: &str = "mountd.flush/1";
+    /// Reply of `GET /v1/outbox`.
+    pub const OUTBOX: &str = "mountd.outbox/1";
+    /// Reply of `GET /v1/conflicts`.
+    pub const CONFLICTS: &str = "mountd.conflicts/1";
+    /// Reply of `POST /v1/unmount`.
+    pub const UNMOUNT: &str = "mountd.unmount/1";
+    /// Versions of `mountctl` and of the daemons (`mountctl version --json`).
+    pub const VERSION: &str = "mountd.version/1";
+    /// Any failure.
+    pub const ERROR: &str = "mountd.error/1";
+}
+
+/// Request paths of control API v1.
+pub mod route {
+    /// `GET`: who answers, and which versions it speaks. Needs no version header.
+    pub const HELLO: &str = "/v1/hello";
+    /// `GET`: the state of the mount.
+    pub const STATUS: &str = "/v1/status";
+    /// `POST`: holds back uploads.
+    pub const PAUSE: &str = "/v1/pause";
+    /// `POST`: ends a pause, closes the circuit and forgets the back-off.
+    pub const RESUME: &str = "/v1/resume";
+    /// `POST`: waits until the outbox, or the part below a path, is empty.
+    pub const FLUSH: &str = "/v1/flush";
+    /// `GET`: the records in the outbox.
+    pub const OUTBOX: &str = "/v1/outbox";
+    /// `GET`: the open conflicts.
+    pub const CONFLICTS: &str = "/v1/conflicts";
+    /// `GET`: the event stream.
+    pub const EVENTS: &str = "/v1/events";
+    /// `POST`: drains for a bounded time, then unmounts and ends the daemon.
+    pub const UNMOUNT: &str = "/v1/unmount";
+}
+
+#[cfg(test)]
+mod tests;
