@@ -18,7 +18,7 @@ pub struct Env {
     pub xdg_runtime_dir: Option<PathBuf>,
     /// `XDG_STATE_HOME`, if absolute.
     pub xdg_state_home: Option<PathBuf>,
-    /// The current folder as the shell names it; `None` when it cannot be told.
+    /// The current folder; `None` when it cannot be told.
     pub current_dir: Option<PathBuf>,
     /// `MOUNTD_JSON` asks for JSON.
     pub json: bool,
@@ -45,12 +45,23 @@ impl Env {
             home: folder("HOME").or_else(|| home_from_database(uid)),
             xdg_runtime_dir: folder("XDG_RUNTIME_DIR"),
             xdg_state_home: folder("XDG_STATE_HOME"),
-            current_dir: std::env::current_dir().ok(),
+            current_dir: current_dir(),
             json: set("MOUNTD_JSON"),
             no_color: text("NO_COLOR").is_some(),
             color_force: set("CLICOLOR_FORCE"),
             dumb_terminal: text("TERM").is_some_and(|value| value == "dumb"),
         }
+    }
+}
+
+/// Returns the current folder without looking into it.
+///
+/// On Linux the kernel keeps the name; asking for it does not touch a mount that hangs.
+fn current_dir() -> Option<PathBuf> {
+    if cfg!(target_os = "linux") {
+        std::fs::read_link("/proc/self/cwd").ok().filter(|path| path.is_absolute())
+    } else {
+        std::env::current_dir().ok()
     }
 }
 
