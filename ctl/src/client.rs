@@ -269,3 +269,6 @@ fn is_nobody(error: &io::Error) -> bool {
 fn idempotency_key() -> String {
     format!("{:x}-{:x}", std::process::id(), clock::now().as_nanosecond())
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,8 @@ pub struct Env {
     pub xdg_runtime_dir: Option<PathBuf>,
     /// `XDG_STATE_HOME`, if absolute.
     pub xdg_state_home: Option<PathBuf>,
+    /// Holds the folder for sockets with long paths; `None` is `/tmp`, as everywhere but in tests.
+    pub tmp_dir: Option<PathBuf>,
     /// The current folder; `None` when it cannot be told.
     pub current_dir: Option<PathBuf>,
     /// `MOUNTD_JSON` asks for JSON.
@@ -45,6 +47,7 @@ impl Env {
             home: folder("HOME").or_else(|| home_from_database(uid)),
             xdg_runtime_dir: folder("XDG_RUNTIME_DIR"),
             xdg_state_home: folder("XDG_STATE_HOME"),
+            tmp_dir: None,
             current_dir: current_dir(),
             json: set("MOUNTD_JSON"),
             no_color: text("NO_COLOR").is_some(),

@@ -19,6 +19,8 @@ pub mod glob;
 pub mod out;
 pub mod paths;
 pub mod persisted;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod units;
 

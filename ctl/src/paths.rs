@@ -35,7 +35,8 @@ pub fn run_dir(env: &Env) -> PathBuf {
 /// It lies where anybody can create a folder of that name first, so daemon and client use it
 /// only when it belongs to the user and nobody else may write to it.
 pub fn short_run_dir(env: &Env) -> PathBuf {
-    PathBuf::from(format!("/tmp/mountd-{}", env.uid))
+    let tmp = env.tmp_dir.as_deref().unwrap_or(Path::new("/tmp"));
+    tmp.join(format!("mountd-{}", env.uid))
 }
 
 /// Returns every folder that may hold sockets of this user's daemons, the usual one first.

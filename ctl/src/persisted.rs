@@ -232,4 +232,4 @@ fn time_of(text: &str) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

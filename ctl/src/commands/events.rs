@@ -62,7 +62,7 @@ pub(super) fn line(event: &Event) -> String {
     }
     let words = [
         event.path.as_deref().map(safe),
-        event.revision.as_deref().map(|revision| format!("rev {}", safe(revision))),
+        event.revision.as_deref().map(safe),
         event.detail.as_deref().map(safe),
     ];
     for word in words.into_iter().flatten() {
