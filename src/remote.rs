@@ -5,16 +5,40 @@
 //! trusted before it was checked (names, sizes, digests); every call is bounded in time and bytes.
 //! The implementation over HTTP is in [`http`]. All calls run on the tokio runtime.
 
+mod bulk;
+mod check;
+mod classify;
+mod continuity;
+pub mod credential;
+mod encode;
+mod events;
+pub mod feed;
+mod fetch;
+pub mod http;
+mod listing;
+mod scope;
+mod send;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod wire;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc};
 
 use crate::digest::Digest;
 use crate::path::WsPath;
 use crate::revision::{Precondition, Revision};
+
+pub use check::settle_names;
+pub use encode::trimmed_by_bulk;
 
 /// What a call to the remote gives, some time later.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
@@ -450,4 +474,14 @@ pub trait Remote: Send + Sync + 'static {
 
     /// Whether a connection to the server can be made right now; no request is sent.
     fn reachable(&self) -> BoxFuture<'_, bool>;
+
+    /// Follows the change stream from `start` on and reports into `out`; ends only when the other
+    /// side of `out` is gone. Without a `start`, the first item is a [`FeedItem::Gap`]. `wake` cuts
+    /// short the wait before the next attempt.
+    fn feed(
+        self: Arc<Self>,
+        start: Option<Cursor>,
+        wake: Arc<Notify>,
+        out: mpsc::Sender<FeedItem>,
+    ) -> BoxFuture<'static, ()>;
 }
