@@ -1,0 +1,1 @@
+//! Tests of the workspace server over real HTTP.
