@@ -14,7 +14,7 @@ mod unmount;
 mod version;
 mod view;
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, io, time::Duration};
 
 use clap::{Parser as _, error::ErrorKind};
 use serde::Serialize;
@@ -77,7 +77,9 @@ where
     let code = outcome.unwrap_or_else(|failure| show_failure(out, &failure, watch));
     match out.flush() {
         Ok(()) => code,
-        // The reader has seen enough, or there is nobody left to tell.
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+        // There is no way left to tell anybody.
         Err(_) => ExitCode::Failure,
     }
 }

@@ -47,7 +47,8 @@ pub fn duration(ms: u64) -> String {
     let seconds = ms / 1_000;
     match ms {
         0..1_000 => format!("{ms} ms"),
-        1_000..10_000 => format!("{seconds}.{}s", ms % 1_000 / 100),
+        1_000..10_000 if ms % 1_000 >= 100 => format!("{seconds}.{}s", ms % 1_000 / 100),
+        1_000..10_000 => format!("{seconds}s"),
         10_000..60_000 => format!("{seconds}s"),
         60_000..3_600_000 => two_units(seconds / 60, "m", seconds % 60, "s"),
         3_600_000..86_400_000 => two_units(seconds / 3_600, "h", seconds / 60 % 60, "m"),
@@ -153,6 +154,7 @@ mod tests {
             (0, "0 ms", "0s"),
             (41, "41 ms", "0s"),
             (1_849, "1.8s", "1s"),
+            (5_000, "5s", "5s"),
             (38_999, "38s", "38s"),
             (60_000, "1m", "1m"),
             (312_000, "5m 12s", "5m"),

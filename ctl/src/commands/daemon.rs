@@ -188,7 +188,8 @@ fn not_running(
 }
 
 fn timed_out(name: &str, within_ms: u64, pid: Option<u32>) -> Box<Failure> {
-    let waited = units::duration(within_ms);
+    // Finding the daemon took a moment of what was allowed; nobody wants to read 4999 ms.
+    let waited = units::duration(within_ms.next_multiple_of(100));
     let failure =
         Failure::new(ErrorCode::TimedOut, format!("{name} did not answer within {waited}"));
     match pid {

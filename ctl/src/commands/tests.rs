@@ -152,11 +152,11 @@ async fn a_hanging_daemon_is_reported_in_time() {
     let watch = Stopwatch::start();
     let heard = place.run("status -m ws --timeout 300ms").await;
     assert_eq!(heard.code, ExitCode::TimedOut);
-    assert!(heard.stderr.starts_with("error: ws did not answer within"), "{heard:?}");
+    assert!(heard.stderr.starts_with("error: ws did not answer within "), "{heard:?}");
     assert!(heard.stderr.contains(&format!("process {}", std::process::id())), "{heard:?}");
 
     let _docs = place.daemon("docs", calm("docs"));
-    let heard = place.run("status --timeout 300ms").await;
+    let heard = place.run("status --timeout 2s").await;
     assert_eq!(heard.code, ExitCode::TimedOut, "{heard:?}");
     assert!(heard.stdout.starts_with("docs "), "the others are shown: {heard:?}");
     assert!(watch.elapsed() < Duration::from_secs(10));
@@ -236,7 +236,7 @@ async fn a_flush_that_leaves_something_says_what() {
     });
     let heard = place.run("flush").await;
     assert_eq!(heard.code, ExitCode::TimedOut);
-    assert_eq!(heard.stdout, "ws  draining 3 -> 2   5 B in 1.0s   time ran out\n");
+    assert_eq!(heard.stdout, "ws  draining 3 -> 2   5 B in 1s   time ran out\n");
     assert_eq!(
         heard.stderr,
         "  2 records left, state paused; they stay in the outbox -> mountctl status -m ws\n  \

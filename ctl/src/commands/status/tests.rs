@@ -98,7 +98,7 @@ fn a_paused_mount_shouts() {
             "until": "2026-11-20T12:31:42Z"}}}));
     let lines = render::mount(&paused, &view());
     assert_eq!(lines[1], "  state      PAUSED      uploads paused until 12:31:42: release freeze");
-    assert!(lines[2].contains("polling every 5.0s"), "{}", lines[2]);
+    assert!(lines[2].contains("polling every 5s"), "{}", lines[2]);
 }
 
 #[test]
