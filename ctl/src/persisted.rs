@@ -1,6 +1,7 @@
 //! What the state of a mount says while its daemon does not run.
 //!
-//! Reads `STATE/state.db` and changes nothing in it. A summary is for people: whatever table or
+//! Reads `STATE/state.db` and changes nothing in it; SQLite may leave an empty log and its index
+//! beside the file, as any reader of a write-ahead log does. A summary is for people: whatever table or
 //! value is missing or unreadable counts as unknown, never as an error.
 
 use std::{fs, path::Path};
