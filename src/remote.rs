@@ -3,7 +3,7 @@
 //! Owns the [`Remote`] trait, its plain data types and the one error type whose variants say what
 //! the caller must do. Invariants: every change carries a precondition; nothing that comes back is
 //! trusted before it was checked (names, sizes, digests); every call is bounded in time and bytes.
-//! The implementation over HTTP is in [`http`]. All calls run on the tokio runtime.
+//! The implementation over HTTP is in [`http`] and [`feed`]. All calls run on the tokio runtime.
 
 mod bulk;
 mod check;
@@ -294,6 +294,7 @@ impl EventId {
 
 /// What the feed reports, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all items are events")]
 pub enum FeedItem {
     /// The stream is up and continues at the cursor with nothing left out.
     Live(FeedMode),

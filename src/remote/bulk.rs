@@ -32,7 +32,9 @@ pub(super) fn outcomes(entries: &[&BulkEntry], scope: &Scope, reply: WireBulk) -
     debug_assert_eq!(places.len(), entries.len(), "two entries of one request share a path");
     let mut found: Vec<Option<Outcome>> = vec![None; entries.len()];
     let mut note = |path: &str, outcome: &dyn Fn(&BulkEntry) -> Outcome| {
-        let Some(&index) = places.get(&normalise(path)) else { return };
+        // A server that keeps white space names the path as it was sent.
+        let place = places.get(path).or_else(|| places.get(&normalise(path)));
+        let Some(&index) = place else { return };
         let outcome = outcome(entries[index]);
         let slot = &mut found[index];
         *slot = match slot.take() {

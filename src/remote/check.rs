@@ -44,11 +44,9 @@ pub(super) fn decode(text: String, encoding: &str) -> Result<Bytes, &'static str
     }
 }
 
-/// A file at `path`, with its bytes when the wire brought them and they match their digest.
-///
-/// # Errors
-/// When there are bytes that cannot be decoded or do not match; the file comes without them.
-pub(super) fn file(path: WsPath, wire: WireFile) -> Result<RemoteFile, (RemoteFile, &'static str)> {
+/// A file at `path`, with its bytes when the wire brought them and they match their digest; else
+/// without them and with the reason.
+pub(super) fn file(path: WsPath, wire: WireFile) -> (RemoteFile, Option<&'static str>) {
     let size = match (wire.byte_size, wire.size) {
         (Some(bytes), _) => Size::Exact(bytes),
         (None, stored) => Size::AtMost(stored.unwrap_or(0)),
@@ -63,19 +61,19 @@ pub(super) fn file(path: WsPath, wire: WireFile) -> Result<RemoteFile, (RemoteFi
         metadata: metadata(wire.mode, &wire.mtime, wire.symlink_target),
         body: None,
     };
-    let Some(content) = wire.content else { return Ok(file) };
+    let Some(content) = wire.content else { return (file, None) };
     let body = match decode(content, &wire.encoding) {
         Ok(body) => body,
-        Err(reason) => return Err((file, reason)),
+        Err(reason) => return (file, Some(reason)),
     };
     let digest = Digest::of(&body);
     if file.digest.is_some_and(|expected| expected != digest) {
-        return Err((file, "content does not match its digest"));
+        return (file, Some("content does not match its digest"));
     }
     file.digest = Some(digest);
     file.size = Size::Exact(u64::try_from(body.len()).unwrap_or(u64::MAX));
     file.body = Some(body);
-    Ok(file)
+    (file, None)
 }
 
 /// Metadata as the wire has it; what cannot be read is absent.
@@ -121,7 +119,7 @@ fn entry(value: Value, scope: &Scope) -> Result<Option<RemoteEntry>, String> {
         return Ok(Some(RemoteEntry::Dir { path, explicit: wire.explicit, mode }));
     }
     // A single bad content does not fail the listing: the file is listed without its bytes.
-    Ok(Some(RemoteEntry::File(file(path, wire).unwrap_or_else(|(file, _)| file))))
+    Ok(Some(RemoteEntry::File(file(path, wire).0)))
 }
 
 /// The path of an entry.
@@ -186,7 +184,7 @@ pub(super) fn event(wire: WireEvent, scope: &Scope) -> RemoteEvent {
             }
             let unsized_file = wire.byte_size.is_none();
             wire.updated_at.clone_from(&timestamp);
-            let mut file = file(path, wire).unwrap_or_else(|(file, _)| file);
+            let mut file = file(path, wire).0;
             if file.body.is_none() && unsized_file {
                 file.size = Size::AtMost(u64::MAX);
             }
@@ -259,10 +257,11 @@ mod tests {
             size: Some(4),
             ..WireFile::default()
         };
-        let good = file(path("/a"), wire(Digest::of(&[0, 1, 2]).to_string())).unwrap();
+        let good = file(path("/a"), wire(Digest::of(&[0, 1, 2]).to_string())).0;
         assert_eq!(good.size, Size::Exact(3));
         assert_eq!(good.body.unwrap().as_ref(), [0, 1, 2]);
-        let (bad, _) = file(path("/a"), wire(Digest::of(b"x").to_string())).unwrap_err();
+        let (bad, reason) = file(path("/a"), wire(Digest::of(b"x").to_string()));
+        assert!(reason.is_some());
         assert_eq!((bad.size, bad.body), (Size::AtMost(4), None));
     }
 

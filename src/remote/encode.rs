@@ -31,9 +31,9 @@ pub(super) fn percent(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// Whether a bulk request would write this path under another name: the server trims Unicode
-/// whitespace around it. Such a path travels by [`put`](super::Remote::put) and
-/// [`delete`](super::Remote::delete) only.
+/// Whether a bulk request might write this path under another name: the original server trims
+/// Unicode white space around it. The content of such a path travels by
+/// [`put`](super::Remote::put) only; [`bulk`](super::Remote::bulk) refuses it.
 #[must_use]
 pub fn trimmed_by_bulk(path: &WsPath) -> bool {
     path.as_str().ends_with(char::is_whitespace)
@@ -85,9 +85,6 @@ impl Serialize for Content<'_> {
 /// Whether the server would do what `entry` says. The reason, when it would not: an unknown
 /// operation, condition or name is not refused by a server that lacks it but read as a plain put.
 pub(super) fn sendable(entry: &BulkEntry, offered: Capabilities) -> Result<(), &'static str> {
-    if trimmed_by_bulk(&entry.path) {
-        return Err("a name that ends in white space cannot travel in a bulk request");
-    }
     let has = |offered: bool, reason| if offered { Ok(()) } else { Err(reason) };
     let date = |condition: &Precondition| match condition {
         Precondition::UnmodifiedSince(_) => {
@@ -95,8 +92,16 @@ pub(super) fn sendable(entry: &BulkEntry, offered: Capabilities) -> Result<(), &
         }
         Precondition::Absent | Precondition::Match(_) => Ok(()),
     };
+    // The server that trims knows puts only, so what else there is keeps its name.
+    let whole = || {
+        let reason = "a name that ends in white space cannot travel in a bulk request";
+        has(!trimmed_by_bulk(&entry.path), reason)
+    };
     match &entry.change {
-        BulkChange::Put { precondition, .. } => date(precondition),
+        BulkChange::Put { precondition, .. } => {
+            whole()?;
+            date(precondition)
+        }
         BulkChange::Meta { precondition, .. } => {
             has(offered.metadata, "the server stores no metadata")?;
             date(precondition)
@@ -105,9 +110,8 @@ pub(super) fn sendable(entry: &BulkEntry, offered: Capabilities) -> Result<(), &
             has(offered.bulk_delete, "the server takes no bulk deletes")?;
             date(precondition)
         }
-        BulkChange::Move { from, from_precondition, precondition } => {
+        BulkChange::Move { from_precondition, precondition, .. } => {
             has(offered.bulk_move, "the server takes no moves")?;
-            has(!trimmed_by_bulk(from), "a name that ends in white space cannot be moved in bulk")?;
             let revision = matches!(from_precondition, Precondition::Match(_));
             has(revision, "a move needs the revision of its source")?;
             date(precondition)

@@ -124,8 +124,10 @@ impl HttpRemote {
         let mut wire: WireFile = parse(&bytes)?;
         // Servers leave an empty content out.
         wire.content.get_or_insert_default();
-        check::file(path.clone(), wire)
-            .map_err(|(_, reason)| RemoteError::Garbled { message: reason.to_owned() })
+        match check::file(path.clone(), wire) {
+            (file, None) => Ok(file),
+            (_, Some(reason)) => Err(RemoteError::Garbled { message: reason.to_owned() }),
+        }
     }
 }
 

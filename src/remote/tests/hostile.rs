@@ -1,0 +1,147 @@
+//! Peers that redirect, cut, drip, flood and lie.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::super::credential::Credential;
+use super::super::http::HttpRemote;
+use super::super::{Outcome, Remote as _, RemoteError};
+use super::support::{TOKEN, config, path, put_entry};
+
+/// Answers every connection with these bytes, then closes or stays silent.
+async fn peer(reply: String, stay: bool) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            // The head is enough, and so is any TLS; no body here fills a socket buffer.
+            while request.first() != Some(&0x16)
+                && !request.windows(4).any(|four| four == b"\r\n\r\n")
+            {
+                if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            drop(stream.write_all(reply.as_bytes()).await);
+            if stay {
+                kept.push(stream);
+            } else {
+                drop(stream.shutdown().await);
+            }
+        }
+    });
+    address
+}
+
+fn remote_at(address: SocketAddr) -> HttpRemote {
+    let mut config = config(address, Credential::new(Some(TOKEN.into())));
+    config.request_timeout = Duration::from_millis(200);
+    config.response_bytes_max = 4096;
+    HttpRemote::new(config).unwrap()
+}
+
+fn ok(body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+async fn list_error(reply: String, stay: bool) -> RemoteError {
+    remote_at(peer(reply, stay).await).list(None).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed_and_name_only_the_host() {
+    let reply = "HTTP/1.1 302 Found\r\nLocation: https://evil.example/x?token=abc\r\n\
+                 Content-Length: 0\r\n\r\n";
+    let RemoteError::Untrusted { message } = list_error(reply.into(), false).await else {
+        panic!("followed")
+    };
+    assert!(message.contains("evil.example") && !message.contains("abc"), "{message}");
+}
+
+#[tokio::test]
+async fn silent_and_cut_replies_end() {
+    let slow = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{";
+    for (reply, stay) in [("", true), (slow, true), (slow, false), ("", false)] {
+        let error = list_error(reply.into(), stay).await;
+        let unknown = matches!(error, RemoteError::Unreachable { maybe_applied: true, .. });
+        assert!(unknown, "{reply:?} {stay}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn replies_over_their_bound_or_not_json_are_garbled() {
+    let long = format!(r#"{{"path":"{}"}}"#, "x".repeat(5000));
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\n{}\r\n0\r\n\r\n",
+        " ".repeat(0x2000)
+    );
+    let deep = "[".repeat(4000);
+    for reply in [ok(&long), chunked, ok("<html>"), ok(&deep)] {
+        let error = list_error(reply, false).await;
+        assert!(matches!(error, RemoteError::Garbled { .. }), "{error:?}");
+    }
+    let circle = r#"{"entries":[],"nextCursor":"/a"}"#;
+    assert!(matches!(list_error(ok(circle), false).await, RemoteError::Garbled { .. }));
+}
+
+#[tokio::test]
+async fn a_refused_connection_changed_nothing_and_shows_no_token() {
+    let address = {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let remote = remote_at(address);
+    let error = remote.bulk(&[put_entry("/a", b"x")]).await.unwrap_err();
+    assert!(matches!(error, RemoteError::Unreachable { maybe_applied: false, .. }), "{error:?}");
+    assert!(!remote.reachable().await);
+    assert!(!format!("{error:?} {remote:?}").contains(TOKEN));
+}
+
+#[tokio::test]
+async fn a_peer_without_tls_is_not_trusted_as_one_with() {
+    let address = peer("HTTP/1.1 400 Bad Request\r\n\r\n".into(), false).await;
+    let mut config = config(address, Credential::new(Some(TOKEN.into())));
+    config.base = url::Url::parse(&format!("https://{address}/")).unwrap();
+    let remote = HttpRemote::new(config).unwrap();
+    let error = remote.list(None).await.unwrap_err();
+    assert!(matches!(error, RemoteError::Untrusted { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn statuses_become_what_to_do() {
+    let reply = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n";
+    let RemoteError::Busy { status: 429, retry_after, .. } = list_error(reply.into(), false).await
+    else {
+        panic!("not busy")
+    };
+    assert_eq!(retry_after, Some(Duration::from_secs(60)));
+    let reply = "HTTP/1.1 413 Payload Too Large\r\nContent-Length: 0\r\n\r\n".to_owned();
+    let remote = remote_at(peer(reply, false).await);
+    let error = remote.bulk(&[put_entry("/a", b"x")]).await.unwrap_err();
+    assert_eq!(error, RemoteError::TooLarge);
+    let page = "HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>".to_owned();
+    let remote = remote_at(peer(page, false).await);
+    assert!(matches!(remote.fetch(&path("/a"), 9).await, Err(RemoteError::Gone { .. })));
+    assert_eq!(remote.export(9).await, Ok(None));
+}
+
+#[tokio::test]
+async fn lies_about_content_and_batches_are_found() {
+    let hash = "0".repeat(64);
+    let body =
+        format!(r#"{{"path":"/a","revision":"rev_1","contentHash":"{hash}","content":"x"}}"#);
+    let remote = remote_at(peer(ok(&body), false).await);
+    let error = remote.fetch(&path("/a"), 100).await.unwrap_err();
+    assert!(matches!(error, RemoteError::Garbled { .. }), "{error:?}");
+    let remote = remote_at(peer(ok(r#"{"written":1}"#), false).await);
+    assert_eq!(remote.bulk(&[put_entry("/a", b"x")]).await, Ok(vec![Outcome::Unknown]));
+}
