@@ -36,8 +36,8 @@ pub(crate) async fn json<T: DeserializeOwned>(
         return Err(refuse(stream).await);
     }
     let reserve = length.map_or(max, |length| usize::try_from(length).unwrap_or(max));
-    let kib = u32::try_from(reserve / 1024 + 1).unwrap_or(u32::MAX);
-    let kib = kib.min(super::BODY_BUDGET_KIB as u32 / 2);
+    let kib = (reserve / 1024 + 1).min(super::BODY_BUDGET_KIB / 2);
+    let kib = u32::try_from(kib).unwrap_or(u32::MAX);
     let budget = Arc::clone(&app.body_budget).acquire_many_owned(kib).await;
     let budget = budget.map_err(|_| Failure::from(crate::store::StoreError::Closed))?;
     let mut body = Vec::with_capacity(length.map_or(0, |_| reserve));

@@ -44,10 +44,18 @@ struct Entry {
     symlink_target: Option<Value>,
 }
 
-/// An entry that can be applied, or the reason it cannot.
-enum Planned {
-    Change { change: Change, content: Option<Decoded>, identity: Option<Identity> },
-    Refused { path: String, code: &'static str, message: String },
+/// An entry that can be applied.
+struct Planned {
+    change: Change,
+    content: Option<Decoded>,
+    identity: Option<Identity>,
+}
+
+/// Why an entry cannot be applied.
+struct Refused {
+    path: String,
+    code: &'static str,
+    message: &'static str,
 }
 
 /// Serves `POST /fs/bulk`.
@@ -66,12 +74,12 @@ pub(crate) async fn bulk(app: &Arc<App>, call: Call) -> Result<Response<Body>, F
     let mut identities = Vec::new();
     for entry in entries {
         match plan(entry, app.extensions(), &caller) {
-            Planned::Change { change, content, identity } => {
+            Ok(Planned { change, content, identity }) => {
                 contents.extend(content.map(|content| (changes.len(), content)));
                 changes.push(change);
                 identities.push(identity);
             }
-            Planned::Refused { path, code, message } => {
+            Err(Refused { path, code, message }) => {
                 let error = json!({"path": path, "code": code, "message": message});
                 if code == "forbidden" { forbidden.push(error) } else { errors.push(error) }
             }
@@ -191,36 +199,27 @@ fn error(path: &str, refusal: Refusal) -> Value {
     extra
 }
 
-fn plan(entry: Entry, extensions: Extensions, caller: &Caller) -> Planned {
+fn plan(entry: Entry, extensions: Extensions, caller: &Caller) -> Result<Planned, Refused> {
     let raw = entry.path.clone().unwrap_or_default();
     let refused = |path: &str, invalid: Invalid| {
         let message = if invalid == Invalid::Path { "invalid path" } else { "invalid input" };
-        Planned::Refused {
-            path: path.to_owned(),
-            code: invalid.code(),
-            message: message.to_owned(),
-        }
+        Refused { path: path.to_owned(), code: invalid.code(), message }
     };
-    let Some(path) = paths::file_path(&raw) else { return refused(&raw, Invalid::Path) };
-    let forbidden = || Planned::Refused {
-        path: path.clone(),
+    let path = paths::file_path(&raw).ok_or_else(|| refused(&raw, Invalid::Path))?;
+    let may_write = |path: &String| caller.grants.allows(Access::Write, path);
+    let forbidden = |path: &str| Refused {
+        path: path.to_owned(),
         code: "forbidden",
-        message: "missing required scope: fs:write".to_owned(),
+        message: "missing required scope: fs:write",
     };
-    if !caller.grants.allows(Access::Write, &path) {
-        return forbidden();
+    if !may_write(&path) {
+        return Err(forbidden(&path));
     }
-    match read(entry, extensions, path.clone()) {
-        Ok(Planned::Change { change, content, identity }) => {
-            if let Action::Move { from, .. } = &change.action
-                && !caller.grants.allows(Access::Write, from)
-            {
-                return forbidden();
-            }
-            Planned::Change { change, content, identity }
-        }
-        Ok(other) => other,
-        Err(invalid) => refused(&path, invalid),
+    let planned =
+        read(entry, extensions, path.clone()).map_err(|invalid| refused(&path, invalid))?;
+    match &planned.change.action {
+        Action::Move { from, .. } if !may_write(from) => Err(forbidden(&path)),
+        _ => Ok(planned),
     }
 }
 
@@ -274,7 +273,7 @@ fn read(entry: Entry, extensions: Extensions, path: String) -> Result<Planned, I
         }
     };
     let change = Change { path, precondition, identity: identity.clone(), action };
-    Ok(Planned::Change { change, content, identity })
+    Ok(Planned { change, content, identity })
 }
 
 /// Returns the operation of an entry. One whose extension is off is an ordinary put, as it is

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::events::place;
 use super::put::BASE64;
@@ -60,17 +60,10 @@ pub(crate) async fn open(app: &Arc<App>, call: Call) -> Result<Response<Body>, F
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
     let upgrade =
         upgrade.map_err(|_| Failure::bad_request("expected a WebSocket upgrade request"))?;
+    let disconnects = app.feeds.subscribe();
     // From here on nothing is missed: what is committed later is in the subscription.
     let live = app.store.hub().subscribe(&workspace);
-    let mut feed = Feed {
-        app: Arc::clone(app),
-        disconnects: app.feeds.subscribe(),
-        workspace,
-        filters,
-        live,
-        sent: 0,
-        id: 0,
-    };
+    let mut feed = Feed { app: Arc::clone(app), workspace, filters, live, sent: 0, id: 0 };
     let now = query.get("from") == Some("now");
     let cursor = query.get("cursor").filter(|cursor| !cursor.is_empty());
     feed.start(cursor.map(str::to_owned), now).await?;
@@ -80,14 +73,13 @@ pub(crate) async fn open(app: &Arc<App>, call: Call) -> Result<Response<Body>, F
         .max_frame_size(INBOUND_BYTES_MAX)
         .on_upgrade(move |socket| async move {
             let _held = (token, slot);
-            feed.run(socket).await;
+            feed.run(socket, disconnects).await;
         });
     Ok(upgraded.into_response())
 }
 
 struct Feed {
     app: Arc<App>,
-    disconnects: tokio::sync::watch::Receiver<u64>,
     workspace: String,
     filters: Vec<String>,
     live: mpsc::Receiver<Arc<Event>>,
@@ -120,10 +112,9 @@ impl Feed {
         Ok(())
     }
 
-    async fn run(mut self, socket: WebSocket) {
+    async fn run(mut self, socket: WebSocket, mut disconnects: watch::Receiver<u64>) {
         let (mut sink, mut stream) = socket.split();
         let mut stopping = self.app.stopping.subscribe();
-        let mut disconnects = self.disconnects.clone();
         let (pings, mut pinged) = mpsc::channel::<()>(8);
         let inbound = async {
             while let Some(Ok(message)) = stream.next().await {
@@ -283,6 +274,7 @@ async fn send(sink: &mut Sink, text: String) -> Result<(), End> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is used to map errors")]
 fn broken(error: StoreError) -> End {
     tracing::error!(%error, "a feed could not be read");
     Some((BROKEN, "internal error"))

@@ -139,7 +139,7 @@ impl<'c> Applier<'c> {
                 self.rename(space, path, &precondition, &from, &of_source, correlation)?
             }
             Action::Meta { mode, mtime } => {
-                self.meta(space, path, &precondition, (mode, mtime), correlation)?
+                self.meta(space, &path, &precondition, (mode, mtime), correlation)?
             }
             Action::Mkdir { mode } => self.mkdir(space, path, mode, correlation)?,
             Action::Rmdir => self.rmdir(space, path, correlation)?,
@@ -267,12 +267,12 @@ impl<'c> Applier<'c> {
     fn meta(
         &mut self,
         space: &mut Space,
-        path: String,
+        path: &str,
         precondition: &Precondition,
         (mode, mtime): (Option<u32>, Option<String>),
         correlation: &str,
     ) -> Sql<Outcome> {
-        let Some(current) = read::file(self.connection, space.counts.id, &path)? else {
+        let Some(current) = read::file(self.connection, space.counts.id, path)? else {
             return Ok(Err(Refusal::NotFound));
         };
         if let Err(refusal) = check(precondition, Some(&current), false) {

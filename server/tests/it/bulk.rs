@@ -34,8 +34,15 @@ async fn each_file_is_judged_on_its_own() {
     let mut codes = column(&reply["errors"], "code");
     codes.sort();
     let expected = [
-        "conflict", "conflict", "conflict", "invalid_content", "invalid_content",
-        "invalid_encoding", "invalid_path", "invalid_path", "invalid_path",
+        "conflict",
+        "conflict",
+        "conflict",
+        "invalid_content",
+        "invalid_content",
+        "invalid_encoding",
+        "invalid_path",
+        "invalid_path",
+        "invalid_path",
     ];
     assert_eq!(codes, expected);
     let errors = reply["errors"].as_array().unwrap();
@@ -63,12 +70,14 @@ async fn the_same_path_twice_is_handled_in_order() {
 #[tokio::test]
 async fn a_request_that_makes_no_sense_is_refused_whole() {
     let server = start().await;
-    let post = |body: &str| {
-        send(server.request(Method::POST, "/fs/bulk").body(body.to_owned()))
-    };
-    for body in ["{}", "{\"files\":[]}", "{", "{\"files\":[{\"path\":\"/a\",\"content\":5}]}",
-        "{\"files\":[{\"path\":\"/a\",\"content\":\"\",\"ifMatch\":0}]}"]
-    {
+    let post = |body: &str| send(server.request(Method::POST, "/fs/bulk").body(body.to_owned()));
+    for body in [
+        "{}",
+        "{\"files\":[]}",
+        "{",
+        "{\"files\":[{\"path\":\"/a\",\"content\":5}]}",
+        "{\"files\":[{\"path\":\"/a\",\"content\":\"\",\"ifMatch\":0}]}",
+    ] {
         post(body).await.fails(400, "bad_request");
     }
     assert!(server.paths().await.is_empty());

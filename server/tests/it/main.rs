@@ -1,5 +1,7 @@
 //! Tests of the workspace server over real HTTP and WebSockets.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 mod auth;
 mod bulk;
 mod durability;
@@ -10,4 +12,5 @@ mod intercept;
 mod limits;
 mod listing;
 mod raw;
+mod speed;
 mod support;

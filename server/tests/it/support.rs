@@ -10,50 +10,55 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use workspaced::{Auth, Config, Error, Feeds, RequestLog, Server};
 
-pub const TOKEN: &str = "test-token";
+pub(crate) const TOKEN: &str = "test-token";
 
 /// A running server; dropping it aborts it.
-pub struct Running {
-    pub addr: SocketAddr,
-    pub requests: RequestLog,
-    pub feeds: Feeds,
-    pub token: String,
-    pub client: reqwest::Client,
+pub(crate) struct Running {
+    pub(crate) addr: SocketAddr,
+    pub(crate) requests: RequestLog,
+    pub(crate) feeds: Feeds,
+    pub(crate) token: String,
+    pub(crate) client: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), Error>>,
-    pub folder: Option<TempDir>,
+    pub(crate) folder: Option<TempDir>,
 }
 
 /// What came back: status, headers and JSON body.
-pub struct Reply {
-    pub status: u16,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: Value,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
 }
 
 impl Reply {
     #[track_caller]
-    pub fn expect(self, status: u16) -> Value {
+    pub(crate) fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
         self.body
     }
 
     #[track_caller]
-    pub fn fails(self, status: u16, code: &str) -> Value {
-        assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{}", self.body);
+    pub(crate) fn fails(self, status: u16, code: &str) -> Value {
+        assert_eq!(
+            (self.status, self.body["code"].as_str()),
+            (status, Some(code)),
+            "{}",
+            self.body
+        );
         self.body
     }
 }
 
-pub fn config(folder: &Path) -> Config {
+pub(crate) fn config(folder: &Path) -> Config {
     Config::new(folder, Auth::Token(TOKEN.to_owned()))
 }
 
-pub async fn start() -> Running {
+pub(crate) async fn start() -> Running {
     start_with(|_| {}).await
 }
 
-pub async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
+pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     change(&mut config);
@@ -62,7 +67,7 @@ pub async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
     running
 }
 
-pub async fn run(config: Config) -> Running {
+pub(crate) async fn run(config: Config) -> Running {
     let server = Server::bind(config, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let (addr, requests, feeds) = (server.local_addr(), server.requests(), server.feeds());
@@ -89,62 +94,62 @@ impl Drop for Running {
 
 impl Running {
     /// Stops the server in good order and returns its storage.
-    pub async fn stop(mut self) -> Option<TempDir> {
+    pub(crate) async fn stop(mut self) -> Option<TempDir> {
         self.stop.take().unwrap().send(()).unwrap();
         (&mut self.task).await.unwrap().unwrap();
         self.folder.take()
     }
 
-    pub fn url(&self, rest: &str) -> String {
+    pub(crate) fn url(&self, rest: &str) -> String {
         format!("http://{}/v1/workspaces/ws{rest}", self.addr)
     }
 
-    pub fn request(&self, method: Method, rest: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, rest: &str) -> RequestBuilder {
         let request = self.client.request(method, self.url(rest)).bearer_auth(&self.token);
         request.header("X-Correlation-Id", "c1")
     }
 
-    pub async fn get(&self, rest: &str) -> Reply {
+    pub(crate) async fn get(&self, rest: &str) -> Reply {
         send(self.request(Method::GET, rest)).await
     }
 
-    pub async fn put(&self, path: &str, if_match: &str, content: &str) -> Reply {
+    pub(crate) async fn put(&self, path: &str, if_match: &str, content: &str) -> Reply {
         let request = self.request(Method::PUT, &format!("/fs/file?path={path}"));
         send(request.header("If-Match", if_match).json(&json!({"content": content}))).await
     }
 
-    pub async fn delete(&self, path: &str, if_match: &str) -> Reply {
+    pub(crate) async fn delete(&self, path: &str, if_match: &str) -> Reply {
         let request = self.request(Method::DELETE, &format!("/fs/file?path={path}"));
         send(request.header("If-Match", if_match)).await
     }
 
     /// Sends entries in bulk and returns the reply, which must be a 202.
     #[track_caller]
-    pub fn bulk(&self, files: Value) -> impl Future<Output = Value> {
+    pub(crate) fn bulk(&self, files: Value) -> impl Future<Output = Value> {
         let request = self.request(Method::POST, "/fs/bulk").json(&json!({"files": files}));
         async move { send(request).await.expect(202) }
     }
 
     /// Writes one file in bulk without a precondition and returns its revision.
-    pub async fn write(&self, path: &str, content: &str) -> String {
+    pub(crate) async fn write(&self, path: &str, content: &str) -> String {
         let reply = self.bulk(json!([{"path": path, "content": content}])).await;
         reply["results"][0]["revision"].as_str().unwrap().to_owned()
     }
 
     /// Returns the paths of the whole tree.
-    pub async fn paths(&self) -> Vec<String> {
+    pub(crate) async fn paths(&self) -> Vec<String> {
         let tree = self.get("/fs/tree?depth=100").await.expect(200);
         let entries = tree["entries"].as_array().unwrap().iter();
         entries.map(|entry| entry["path"].as_str().unwrap().to_owned()).collect()
     }
 
-    pub async fn events(&self, rest: &str) -> Vec<Value> {
+    pub(crate) async fn events(&self, rest: &str) -> Vec<Value> {
         let feed = self.get(&format!("/fs/events{rest}")).await.expect(200);
         feed["events"].as_array().unwrap().clone()
     }
 }
 
-pub async fn send(request: RequestBuilder) -> Reply {
+pub(crate) async fn send(request: RequestBuilder) -> Reply {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let text = response.text().await.unwrap();
@@ -152,7 +157,7 @@ pub async fn send(request: RequestBuilder) -> Reply {
 }
 
 /// Returns one field of each object of a list.
-pub fn column(list: &Value, name: &str) -> Vec<String> {
+pub(crate) fn column(list: &Value, name: &str) -> Vec<String> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     list.as_array().unwrap().iter().map(|entry| text(&entry[name])).collect()
 }
