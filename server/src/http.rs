@@ -96,6 +96,8 @@ pub(crate) struct Call {
     pub(crate) workspace: String,
     pub(crate) query: Query,
     pub(crate) caller: Caller,
+    /// The token as sent; only for checking it again.
+    pub(crate) token: Option<String>,
     pub(crate) correlation: String,
 }
 
@@ -240,6 +242,7 @@ async fn admit(
         header.as_deref()
     };
     let caller = app.auth.caller(token, &app.config.clock).await?;
+    let token = token.map(str::to_owned);
     let query = query?;
     if operation == Operation::Capabilities {
         return Ok(capabilities(app));
@@ -249,7 +252,8 @@ async fn admit(
         return Err(Denied::Forbidden("workspace mismatch".to_owned()).into());
     }
     authorize(&caller, &operation, &query)?;
-    let call = Call { request, workspace, query, caller, correlation: correlation.to_owned() };
+    let call =
+        Call { request, workspace, query, caller, token, correlation: correlation.to_owned() };
     if operation == Operation::Socket {
         limit(app, &call)?;
         return socket::open(app, call).await;

@@ -24,6 +24,7 @@ use super::put::BASE64;
 use super::reply::Failure;
 use super::view::{EventView, Inline};
 use super::{App, Call};
+use crate::auth::Denied;
 use crate::clock::rfc3339;
 use crate::config::FEED_INLINE_BYTES_MAX;
 use crate::paths::filter_matches;
@@ -37,11 +38,14 @@ const FILTERS_MAX: usize = 256;
 const RECENT: i64 = 100;
 /// Events whose content is read at once; bounds what one connection holds in memory.
 const CHUNK: usize = 16;
+/// How often the token of an open feed is checked again.
+const RECHECK: Duration = Duration::from_secs(30);
 /// How long a client may take to receive one frame.
 const SEND_STALL: Duration = Duration::from_secs(60);
 
 const GOING_AWAY: u16 = 1001;
 const NOT_JSON: u16 = 1007;
+const POLICY: u16 = 1008;
 const TRY_AGAIN: u16 = 1013;
 const BROKEN: u16 = 1011;
 
@@ -55,7 +59,7 @@ pub(crate) async fn open(app: &Arc<App>, call: Call) -> Result<Response<Body>, F
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Failure::new(status, "unavailable", "too many open feeds").retry_after(5)
     })?;
-    let Call { request, workspace, query, .. } = call;
+    let Call { request, workspace, query, token, .. } = call;
     let (mut parts, _) = request.into_parts();
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
     let upgrade =
@@ -63,7 +67,8 @@ pub(crate) async fn open(app: &Arc<App>, call: Call) -> Result<Response<Body>, F
     let disconnects = app.feeds.subscribe();
     // From here on nothing is missed: what is committed later is in the subscription.
     let live = app.store.hub().subscribe(&workspace);
-    let mut feed = Feed { app: Arc::clone(app), workspace, filters, live, sent: 0, id: 0 };
+    let app_of_feed = Arc::clone(app);
+    let mut feed = Feed { app: app_of_feed, workspace, token, filters, live, sent: 0, id: 0 };
     let now = query.get("from") == Some("now");
     let cursor = query.get("cursor").filter(|cursor| !cursor.is_empty());
     feed.start(cursor.map(str::to_owned), now).await?;
@@ -81,6 +86,7 @@ pub(crate) async fn open(app: &Arc<App>, call: Call) -> Result<Response<Body>, F
 struct Feed {
     app: Arc<App>,
     workspace: String,
+    token: Option<String>,
     filters: Vec<String>,
     live: mpsc::Receiver<Arc<Event>>,
     /// The newest event that was sent or filtered out.
@@ -116,6 +122,7 @@ impl Feed {
         let (mut sink, mut stream) = socket.split();
         let mut stopping = self.app.stopping.subscribe();
         let (pings, mut pinged) = mpsc::channel::<()>(8);
+        let revoked = revoked(Arc::clone(&self.app), self.token.clone());
         let inbound = async {
             while let Some(Ok(message)) = stream.next().await {
                 let text = match message {
@@ -137,6 +144,7 @@ impl Feed {
         let end: End = tokio::select! {
             end = inbound => end,
             end = self.send_all(&mut sink, &mut pinged) => end,
+            () = revoked => Some((POLICY, "the token is no longer good")),
             () = stopped(&mut stopping) => Some((GOING_AWAY, "the server is stopping")),
             _ = disconnects.changed() => Some((GOING_AWAY, "the feed was closed")),
         };
@@ -263,6 +271,18 @@ impl Feed {
             Ok(frames)
         };
         self.app.store.read(read).await
+    }
+}
+
+/// Completes when the token no longer stands for anybody. A key set or token file that cannot be
+/// read at the moment proves nothing, and ends no feed.
+async fn revoked(app: Arc<App>, token: Option<String>) {
+    loop {
+        tokio::time::sleep(RECHECK).await;
+        let caller = app.auth.caller(token.as_deref(), &app.config.clock).await;
+        if matches!(caller, Err(Denied::Unauthorized(_) | Denied::Forbidden(_))) {
+            return;
+        }
     }
 }
 

@@ -101,3 +101,21 @@ async fn open_access_stays_on_loopback() {
     let request = server.client.get(server.url("/fs/tree")).header("X-Correlation-Id", "c");
     assert_eq!(request.send().await.unwrap().status(), 200);
 }
+
+#[tokio::test]
+async fn what_cannot_be_saved_is_refused_and_leaves_nothing() {
+    let server = start().await;
+    server.write("/a", "one").await;
+    let path = server.folder.as_ref().unwrap().path().to_owned();
+    let other = rusqlite::Connection::open(path.join("workspaces.db")).unwrap();
+    let trigger =
+        "CREATE TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'x'); END";
+    other.execute_batch(trigger).unwrap();
+    let big = "é".repeat(100_000);
+    server.put("/a", "*", &big).await.fails(500, "internal_error");
+    server.put("/b", "0", "x").await.fails(500, "internal_error");
+    other.execute_batch("DROP TRIGGER refuse").unwrap();
+    assert_eq!(server.paths().await, ["/a"]);
+    assert_eq!(server.get("/fs/file?path=/a").await.expect(200)["content"], "one");
+    assert_eq!(server.put("/b", "0", "x").await.expect(202)["targetRevision"], "rev_2");
+}

@@ -124,6 +124,7 @@ impl Running {
     }
 
     /// Sends entries in bulk and returns the reply, which must be a 202.
+    #[allow(clippy::needless_pass_by_value, reason = "callers build the value in place")]
     #[track_caller]
     pub(crate) fn bulk(&self, files: Value) -> impl Future<Output = Value> {
         let request = self.request(Method::POST, "/fs/bulk").json(&json!({"files": files}));
