@@ -67,17 +67,17 @@ pub(crate) async fn open(app: &Arc<App>, call: Call) -> Result<Response<Body>, F
     let disconnects = app.feeds.subscribe();
     // From here on nothing is missed: what is committed later is in the subscription.
     let live = app.store.hub().subscribe(&workspace);
-    let app_of_feed = Arc::clone(app);
-    let mut feed = Feed { app: app_of_feed, workspace, token, filters, live, sent: 0, id: 0 };
+    let app = Arc::clone(app);
+    let mut feed = Feed { app, workspace, token, filters, live, sent: 0, id: 0 };
     let now = query.get("from") == Some("now");
     let cursor = query.get("cursor").filter(|cursor| !cursor.is_empty());
     feed.start(cursor.map(str::to_owned), now).await?;
-    let token = app.sockets.token();
+    let tracked = feed.app.sockets.token();
     let upgraded = upgrade
         .max_message_size(INBOUND_BYTES_MAX)
         .max_frame_size(INBOUND_BYTES_MAX)
         .on_upgrade(move |socket| async move {
-            let _held = (token, slot);
+            let _held = (tracked, slot);
             feed.run(socket, disconnects).await;
         });
     Ok(upgraded.into_response())

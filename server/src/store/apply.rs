@@ -4,23 +4,21 @@
 //! length of the transaction and are written by [`Applier::finish`], so numbers given out by a
 //! transaction that is rolled back were never seen and may be given out again.
 
+mod feed;
+mod folders;
+mod identities;
+mod rows;
+
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::Connection;
 
 use super::model::{
-    Action, Change, Done, Event, EventKind, File, Identity, NewBody, Number, Outcome, Precondition,
-    Put, Refusal, Workspace, revision_text,
+    Action, Change, Done, Event, EventKind, File, NewBody, Number, Outcome, Precondition, Put,
+    Refusal, Workspace, revision_text,
 };
 use super::read;
-use crate::paths;
 
-/// How long an identity without a time to live is remembered.
-const IDENTITY_DEFAULT_S: i64 = 30 * 24 * 3600;
-const NS_PER_S: i64 = 1_000_000_000;
-/// Old events removed in one transaction; bounds the pause after the limit was lowered.
-const PRUNE_MAX: i64 = 20_000;
-const IDENTITY_PRUNE_MAX: i64 = 1_000;
 const DEFAULT_CONTENT_TYPE: &str = "text/markdown";
 
 type Sql<T> = rusqlite::Result<T>;
@@ -73,12 +71,7 @@ impl<'c> Applier<'c> {
         self.connection
             .prepare_cached("UPDATE counters SET value = ?1 WHERE name = 'revision'")?
             .execute([self.revision])?;
-        self.connection
-            .prepare_cached(
-                "DELETE FROM identities WHERE (workspace, kind, key) IN (SELECT workspace, kind, \
-                 key FROM identities WHERE expires_at <= ?1 LIMIT ?2)",
-            )?
-            .execute([self.now_ns, IDENTITY_PRUNE_MAX])?;
+        self.forget_expired()?;
         let mut published = Vec::new();
         for (name, mut space) in std::mem::take(&mut self.spaces) {
             self.prune(&mut space.counts, events_max)?;
@@ -92,20 +85,6 @@ impl<'c> Applier<'c> {
             published.push((name, space.events));
         }
         Ok(published)
-    }
-
-    fn prune(&self, counts: &mut Workspace, events_max: i64) -> Sql<()> {
-        // A little slack, so that not every commit deletes a row or two.
-        let slack = (events_max / 10).min(1024);
-        let kept = counts.last_event - counts.first_event + 1;
-        if kept > events_max + slack {
-            let target = counts.last_event - events_max + 1;
-            counts.first_event = target.min(counts.first_event + PRUNE_MAX);
-            self.connection
-                .prepare_cached("DELETE FROM events WHERE workspace = ?1 AND id < ?2")?
-                .execute([counts.id, counts.first_event])?;
-        }
-        Ok(())
     }
 
     fn enter(&mut self, name: &str) -> Sql<()> {
@@ -167,7 +146,7 @@ impl<'c> Applier<'c> {
             NewBody::Inline(data) => {
                 self.connection
                     .prepare_cached("INSERT INTO blobs (id, data) VALUES (?1, ?2)")?
-                    .execute(params![revision, data])?;
+                    .execute(rusqlite::params![revision, data])?;
                 (Some(revision), None)
             }
             NewBody::File(staged) => (None, Some(staged.keep())),
@@ -290,279 +269,9 @@ impl<'c> Applier<'c> {
         Ok(Ok(done(&file)))
     }
 
-    fn mkdir(
-        &mut self,
-        space: &mut Space,
-        path: String,
-        mode: Option<u32>,
-        correlation: &str,
-    ) -> Sql<Outcome> {
-        let id = space.counts.id;
-        if let Some(file) = read::file(self.connection, id, &path)? {
-            return Ok(Err(Refusal::FileInTheWay { current: file.revision }));
-        }
-        let found = self
-            .connection
-            .prepare_cached(
-                "SELECT explicit, revision, mode FROM folders WHERE workspace = ?1 AND path = ?2",
-            )?
-            .query_row(params![id, path], |row| {
-                Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<u32>>(2)?))
-            })
-            .optional()?;
-        if let Some((true, revision, present)) = found
-            && (mode.is_none() || mode == present)
-        {
-            return Ok(Ok(tombstone(path, revision, String::new())));
-        }
-        let revision = self.next_revision();
-        if found.is_some() {
-            self.connection
-                .prepare_cached(
-                    "UPDATE folders SET explicit = 1, revision = ?3, mode = COALESCE(?4, mode) \
-                     WHERE workspace = ?1 AND path = ?2",
-                )?
-                .execute(params![id, path, revision, mode])?;
-        } else {
-            self.connection
-                .prepare_cached("INSERT INTO folders VALUES (?1, ?2, 0, 1, ?3, ?4)")?
-                .execute(params![id, path, revision, mode])?;
-            self.link(id, &path)?;
-        }
-        let mut event = self.gone(EventKind::DirectoryCreated, &path, revision, correlation);
-        event.mode = mode.or(found.and_then(|(_, _, present)| present));
-        self.publish(space, event)?;
-        Ok(Ok(tombstone(path, revision, String::new())))
-    }
-
-    fn rmdir(&mut self, space: &mut Space, path: String, correlation: &str) -> Sql<Outcome> {
-        let id = space.counts.id;
-        let children: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT children FROM folders WHERE workspace = ?1 AND path = ?2")?
-            .query_row(params![id, path], |row| row.get(0))
-            .optional()?;
-        match children {
-            None => return Ok(Err(Refusal::NotFound)),
-            Some(0) => {}
-            Some(_) => return Ok(Err(Refusal::NotEmpty)),
-        }
-        self.connection
-            .prepare_cached("DELETE FROM folders WHERE workspace = ?1 AND path = ?2")?
-            .execute(params![id, path])?;
-        self.unlink(id, &path)?;
-        let revision = self.next_revision();
-        self.announce_gone(space, EventKind::DirectoryDeleted, &path, revision, correlation)?;
-        Ok(Ok(tombstone(path, revision, String::new())))
-    }
-
     fn next_revision(&mut self) -> Number {
         self.revision += 1;
         self.revision
-    }
-
-    fn write_row(&self, space: &mut Space, file: &File, replaces: bool) -> Sql<()> {
-        let id = space.counts.id;
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO files VALUES \
-                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-            )?
-            .execute(params![
-                id,
-                file.path,
-                file.revision,
-                file.hash,
-                file.content_type,
-                file.base64,
-                file.stored_size,
-                file.byte_size,
-                file.edited_at,
-                file.blob,
-                file.body,
-                file.semantics,
-                file.mode,
-                file.mtime,
-                file.symlink
-            ])?;
-        if !replaces {
-            space.counts.files += 1;
-            self.link(id, &file.path)?;
-        }
-        Ok(())
-    }
-
-    fn remove_row(&self, space: &mut Space, path: &str) -> Sql<()> {
-        self.connection
-            .prepare_cached("DELETE FROM files WHERE workspace = ?1 AND path = ?2")?
-            .execute(params![space.counts.id, path])?;
-        space.counts.files -= 1;
-        self.unlink(space.counts.id, path)
-    }
-
-    fn discard_content(&mut self, file: &File) -> Sql<()> {
-        if let Some(blob) = file.blob {
-            self.connection.prepare_cached("DELETE FROM blobs WHERE id = ?1")?.execute([blob])?;
-        }
-        self.replaced.extend(file.body.clone());
-        Ok(())
-    }
-
-    /// Counts a new entry in its folder, making the folders above as needed.
-    fn link(&self, id: i64, path: &str) -> Sql<()> {
-        let mut path = path;
-        while let Some(folder) = paths::parent(path) {
-            let counted = self
-                .connection
-                .prepare_cached(
-                    "UPDATE folders SET children = children + 1 WHERE workspace = ?1 AND path = ?2",
-                )?
-                .execute(params![id, folder])?;
-            if counted > 0 {
-                break;
-            }
-            self.connection
-                .prepare_cached("INSERT INTO folders VALUES (?1, ?2, 1, 0, 0, NULL)")?
-                .execute(params![id, folder])?;
-            path = folder;
-        }
-        Ok(())
-    }
-
-    /// Uncounts an entry from its folder, removing implied folders that become empty.
-    fn unlink(&self, id: i64, path: &str) -> Sql<()> {
-        let mut path = path;
-        while let Some(folder) = paths::parent(path) {
-            let vanishes = self
-                .connection
-                .prepare_cached(
-                    "UPDATE folders SET children = children - 1 WHERE workspace = ?1 AND path = ?2 \
-                     RETURNING children = 0 AND explicit = 0",
-                )?
-                .query_row(params![id, folder], |row| row.get::<_, bool>(0))
-                .optional()?
-                .unwrap_or(false);
-            if !vanishes {
-                break;
-            }
-            self.connection
-                .prepare_cached("DELETE FROM folders WHERE workspace = ?1 AND path = ?2")?
-                .execute(params![id, folder])?;
-            path = folder;
-        }
-        Ok(())
-    }
-
-    fn announce(
-        &self,
-        space: &mut Space,
-        kind: EventKind,
-        file: &File,
-        correlation: &str,
-    ) -> Sql<()> {
-        let event = Event {
-            hash: Some(file.hash),
-            byte_size: Some(file.byte_size),
-            mode: file.mode,
-            mtime: file.mtime.clone(),
-            symlink: file.symlink.clone(),
-            ..self.gone(kind, &file.path, file.revision, correlation)
-        };
-        self.publish(space, event)
-    }
-
-    fn announce_gone(
-        &self,
-        space: &mut Space,
-        kind: EventKind,
-        path: &str,
-        revision: Number,
-        correlation: &str,
-    ) -> Sql<()> {
-        let event = self.gone(kind, path, revision, correlation);
-        self.publish(space, event)
-    }
-
-    /// Returns an event that says nothing about content.
-    fn gone(&self, kind: EventKind, path: &str, revision: Number, correlation: &str) -> Event {
-        Event {
-            id: 0,
-            kind,
-            path: path.to_owned(),
-            revision,
-            hash: None,
-            byte_size: None,
-            mode: None,
-            mtime: None,
-            symlink: None,
-            correlation: correlation.to_owned(),
-            at: self.now_ns,
-        }
-    }
-
-    fn publish(&self, space: &mut Space, mut event: Event) -> Sql<()> {
-        space.counts.last_event += 1;
-        event.id = space.counts.last_event;
-        self.connection
-            .prepare_cached(
-                "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-            )?
-            .execute(params![
-                space.counts.id,
-                event.id,
-                event.kind.code(),
-                event.path,
-                event.revision,
-                event.hash,
-                event.byte_size,
-                event.mode,
-                event.mtime,
-                event.symlink,
-                event.correlation,
-                event.at
-            ])?;
-        space.events.push(event);
-        Ok(())
-    }
-
-    fn remembered(&self, space: &Space, identity: &Identity) -> Sql<Option<Done>> {
-        self.connection
-            .prepare_cached(
-                "SELECT path, revision, content_type, hash, byte_size FROM identities \
-                 WHERE workspace = ?1 AND kind = ?2 AND key = ?3 AND expires_at > ?4",
-            )?
-            .query_row(params![space.counts.id, identity.kind, identity.key, self.now_ns], |row| {
-                Ok(Done {
-                    path: row.get(0)?,
-                    revision: row.get(1)?,
-                    content_type: row.get(2)?,
-                    hash: row.get(3)?,
-                    byte_size: row.get(4)?,
-                    repeated: true,
-                })
-            })
-            .optional()
-    }
-
-    fn remember(&self, space: &Space, identity: &Identity, done: &Done) -> Sql<()> {
-        let ttl_s = if identity.ttl_s > 0 { identity.ttl_s } else { IDENTITY_DEFAULT_S };
-        let expires_at = self.now_ns.saturating_add(ttl_s.saturating_mul(NS_PER_S));
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO identities VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
-                space.counts.id,
-                identity.kind,
-                identity.key,
-                expires_at,
-                done.path,
-                done.revision,
-                done.content_type,
-                done.hash,
-                done.byte_size
-            ])?;
-        Ok(())
     }
 }
 
