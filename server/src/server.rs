@@ -109,6 +109,7 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Error> {
         let Self { app, listener, addr } = self;
+        let _abandoned = StopOnDrop(Arc::clone(&app));
         let mut connections = JoinSet::new();
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut shutdown = pin!(shutdown);
@@ -142,6 +143,17 @@ impl Server {
         }
         app.store.close().await;
         result
+    }
+}
+
+/// Releases the storage also when [`Server::run`] is dropped before it is done: feeds are tasks
+/// of their own, and would keep it locked.
+struct StopOnDrop(Arc<App>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stopping.send_replace(true);
+        self.0.store.stop_soon();
     }
 }
 

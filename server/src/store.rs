@@ -217,6 +217,13 @@ impl Store {
         Ok(count)
     }
 
+    /// Asks the writer to stop after what is queued, without waiting for it.
+    pub(crate) fn stop_soon(&self) {
+        // A full queue means requests are still being served; the writer then ends with the
+        // last of them.
+        self.inner.writer.try_send(Message::Stop).ok();
+    }
+
     /// Lets queued writes finish, then releases the storage. *Blocking*: disk.
     pub(crate) async fn close(&self) {
         // Readers go first, so that the writer's connection is the last and folds the log.

@@ -28,6 +28,8 @@ pub(super) struct Applier<'c> {
     connection: &'c Connection,
     now_ns: i64,
     revision: Number,
+    /// The revision the transaction started from; a transaction without changes writes nothing.
+    began_at: Number,
     spaces: HashMap<String, Space>,
     /// Body files that no row names once the transaction is committed.
     pub(super) replaced: Vec<String>,
@@ -43,7 +45,15 @@ impl<'c> Applier<'c> {
         let revision = connection
             .prepare_cached("SELECT value FROM counters WHERE name = 'revision'")?
             .query_row([], |row| row.get(0))?;
-        Ok(Self { connection, now_ns, revision, spaces: HashMap::new(), replaced: Vec::new() })
+        let began_at = revision;
+        Ok(Self {
+            connection,
+            now_ns,
+            revision,
+            began_at,
+            spaces: HashMap::new(),
+            replaced: Vec::new(),
+        })
     }
 
     /// Applies the changes of one request in order; refused ones leave no trace.
@@ -68,12 +78,23 @@ impl<'c> Applier<'c> {
 
     /// Writes the counters and returns the events of each workspace, in order.
     pub(super) fn finish(&mut self, events_max: i64) -> Sql<Vec<(String, Vec<Event>)>> {
-        self.connection
-            .prepare_cached("UPDATE counters SET value = ?1 WHERE name = 'revision'")?
-            .execute([self.revision])?;
+        if self.revision != self.began_at {
+            self.connection
+                .prepare_cached("UPDATE counters SET value = ?1 WHERE name = 'revision'")?
+                .execute([self.revision])?;
+        }
         self.forget_expired()?;
         let mut published = Vec::new();
         for (name, mut space) in std::mem::take(&mut self.spaces) {
+            if space.counts.last_event == 0 {
+                // Everything was refused: a workspace begins with its first write.
+                self.connection
+                    .execute("DELETE FROM workspaces WHERE id = ?1", [space.counts.id])?;
+                continue;
+            }
+            if space.events.is_empty() {
+                continue;
+            }
             self.prune(&mut space.counts, events_max)?;
             let counts = space.counts;
             self.connection

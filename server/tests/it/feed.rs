@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use crate::support::{Running, TOKEN, column, start, start_with};
+use crate::support::{Running, TOKEN, column, config, run, start, start_with};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -223,4 +223,15 @@ async fn feeds_are_closed_on_request_and_at_the_end() {
     let mut third = connect(&server, "&from=now").await;
     let (_, end) = tokio::join!(server.stop(), drain(&mut third));
     assert_eq!(end.0, Some(1001));
+}
+
+#[tokio::test]
+async fn an_aborted_server_releases_its_storage_although_feeds_were_open() {
+    let mut server = start().await;
+    let _socket = connect(&server, "&from=now").await;
+    server.write("/a", "x").await;
+    let folder = server.folder.take().unwrap();
+    drop(server);
+    let server = run(config(folder.path())).await;
+    assert_eq!(server.paths().await, ["/a"]);
 }
