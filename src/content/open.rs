@@ -1,0 +1,229 @@
+//! Open files: what handles read and write before it is sealed into the node.
+//!
+//! One [`OpenFile`] per node with handles, behind its own lock. Lock order: an open file, then the
+//! core; never the other way round. Whoever replaces a node's content holds the open file's lock,
+//! so a write can never land on a content that is being replaced.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use jiff::Timestamp;
+
+use crate::node::Ino;
+
+/// All open files by node.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    map: DashMap<Ino, Arc<OpenFile>>,
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Its node.
+    pub ino: Ino,
+    state: Mutex<OpenState>,
+}
+
+/// What an open file holds.
+#[derive(Debug)]
+pub struct OpenState {
+    /// The bytes.
+    pub body: Body,
+    /// When it was last written.
+    pub mtime: Timestamp,
+    /// Since when it holds changes that are not sealed; monotonic.
+    pub dirty_since: Option<Duration>,
+    /// Handles, all of them.
+    pub handles: u32,
+    /// Handles that may write.
+    pub writers: u32,
+    /// Counts changes, so that a reader of the whole can tell whether it saw one version.
+    pub generation: u64,
+    /// Taken out of the table; look it up again.
+    dead: bool,
+}
+
+/// The bytes of an open file.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// Not looked at yet: they are where the node says.
+    Unloaded,
+    /// As sealed.
+    Shared(Bytes),
+    /// Changed, in memory.
+    Memory(Vec<u8>),
+    /// In a working file, changed in place.
+    Disk(Arc<File>),
+}
+
+impl OpenFiles {
+    /// Runs `act` with the node's open file locked, creating the entry for as long as it lasts.
+    pub fn with<T>(&self, ino: Ino, act: impl FnOnce(&mut OpenState) -> T) -> T {
+        let file = self.enter(ino);
+        let mut state = file.lock();
+        let result = act(&mut state);
+        self.leave(ino, state);
+        result
+    }
+
+    /// Adds a handle.
+    pub fn open(&self, ino: Ino, writable: bool) -> Arc<OpenFile> {
+        let file = self.enter(ino);
+        let mut state = file.lock();
+        state.handles += 1;
+        state.writers += u32::from(writable);
+        drop(state);
+        file
+    }
+
+    /// Removes a handle. Returns whether it was the last one.
+    pub fn close(&self, file: &OpenFile, writable: bool) -> bool {
+        let mut state = file.lock();
+        state.handles = state.handles.saturating_sub(1);
+        state.writers = state.writers.saturating_sub(u32::from(writable));
+        let last = state.handles == 0;
+        self.leave(file.ino, state);
+        last
+    }
+
+    /// The open file of a node, if it has one.
+    #[must_use]
+    pub fn get(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.map.get(&ino).map(|entry| Arc::clone(entry.value()))
+    }
+
+    /// Whether the node has handles.
+    #[must_use]
+    pub fn is_open(&self, ino: Ino) -> bool {
+        self.get(ino).is_some_and(|file| file.lock().handles > 0)
+    }
+
+    /// Whether nothing is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// All open files at this moment.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.map.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    fn enter(&self, ino: Ino) -> Arc<OpenFile> {
+        loop {
+            let entry = self.map.entry(ino).or_insert_with(|| Arc::new(OpenFile::new(ino)));
+            let file = Arc::clone(entry.value());
+            drop(entry);
+            if !file.lock().dead {
+                return file;
+            }
+        }
+    }
+
+    fn leave(&self, ino: Ino, mut state: MutexGuard<'_, OpenState>) {
+        if state.handles == 0 && state.dirty_since.is_none() {
+            state.dead = true;
+            drop(state);
+            self.map.remove_if(&ino, |_, file| file.lock().dead);
+        }
+    }
+}
+
+impl OpenFile {
+    fn new(ino: Ino) -> Self {
+        Self {
+            ino,
+            state: Mutex::new(OpenState {
+                body: Body::Unloaded,
+                mtime: Timestamp::UNIX_EPOCH,
+                dirty_since: None,
+                handles: 0,
+                writers: 0,
+                generation: 0,
+                dead: false,
+            }),
+        }
+    }
+
+    /// Locks it.
+    pub fn lock(&self) -> MutexGuard<'_, OpenState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenState {
+    /// Whether the content may be replaced from outside: nobody may write it, nothing is unsealed.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.writers == 0 && self.dirty_since.is_none()
+    }
+
+    /// How many bytes it holds, when they were looked at.
+    ///
+    /// # Errors
+    /// When the working file cannot be asked.
+    pub fn size(&self) -> io::Result<Option<u64>> {
+        Ok(match &self.body {
+            Body::Unloaded => None,
+            Body::Shared(bytes) => Some(bytes.len() as u64),
+            Body::Memory(bytes) => Some(bytes.len() as u64),
+            Body::Disk(file) => Some(file.metadata()?.len()),
+        })
+    }
+
+    /// Up to `len` bytes from `offset` on. The body must be loaded.
+    ///
+    /// # Errors
+    /// When the working file cannot be read.
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let slice = |bytes: &[u8]| {
+            let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            (from, from.saturating_add(len).min(bytes.len()))
+        };
+        match &self.body {
+            Body::Unloaded => Ok(Bytes::new()),
+            Body::Shared(bytes) => {
+                let (from, to) = slice(bytes);
+                Ok(bytes.slice(from..to))
+            }
+            Body::Memory(bytes) => {
+                let (from, to) = slice(bytes);
+                Ok(Bytes::copy_from_slice(&bytes[from..to]))
+            }
+            Body::Disk(file) => read_at(file, offset, len),
+        }
+    }
+
+    /// Notes a change.
+    pub fn changed(&mut self, now: Duration, wall: Timestamp) {
+        self.generation += 1;
+        self.mtime = wall;
+        self.dirty_since.get_or_insert(now);
+    }
+}
+
+/// Reads up to `len` bytes, short only at the end of the file.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut buffer = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(Bytes::from(buffer))
+}

@@ -1,0 +1,27 @@
+//! The engine: decides everything about recording, sending, retrying and conflicts.
+//!
+//! Owns [`Core`], the whole state of a mount in memory: the tree, the outbox, the link. It lives
+//! behind one lock ([`Shared`]); what changes it returns the rows to persist and the kernel caches
+//! to invalidate, and does no I/O itself. [`runner`] performs what [`plan`] decides.
+//!
+//! Invariants: the outbox is the only way from the filesystem to the network; a record and the
+//! node it belongs to change in one step under the lock and in one submission to the store.
+
+pub mod conflict;
+pub mod fetch;
+pub mod core;
+pub mod inbound;
+pub mod link;
+pub mod listing;
+pub mod local;
+pub mod outbox;
+pub mod plan;
+pub mod replies;
+pub mod runner;
+pub mod seal;
+pub mod settle;
+pub mod shared;
+pub mod transfer;
+
+pub use self::core::{Changes, Core, Invalidation, Now, Settings};
+pub use self::shared::Shared;

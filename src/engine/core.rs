@@ -1,0 +1,467 @@
+//! The state of a mount in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::link::{Link, Pause};
+use super::outbox::{Change, Outbox, Stamp};
+use crate::ignore_rules::Rules;
+use crate::namespace::Tree;
+use crate::node::{BlobId, Content, FileId, Ino, Node, ROOT};
+use crate::path::WsPath;
+use crate::record::{ConflictRow, Record, Seq};
+use crate::remote::{Capabilities, Cursor, Skipped};
+use crate::revision::Revision;
+use crate::store::{Loaded, Row};
+
+/// Contents up to this many bytes live in the store; larger ones in working files.
+pub const SMALL_MAX: u64 = 64 << 10;
+
+/// How many ids are reserved at a time, so that taking one costs no write.
+const ID_CHUNK: u64 = 4096;
+
+/// How many unmountable remote names are remembered for the status.
+const SKIPPED_MAX: usize = 1000;
+
+/// What people may tune.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A batch leaves when no path changed for this long…
+    pub debounce: Duration,
+    /// …or when the oldest change waited this long.
+    pub max_delay: Duration,
+    /// A file that stays open and changed is sent after this long all the same.
+    pub open_hold: Duration,
+    /// Most files in one request.
+    pub batch_files_max: usize,
+    /// Most requests in flight.
+    pub in_flight_max: usize,
+    /// Body cap to start from, encoded bytes.
+    pub body_bytes_start: u64,
+    /// Owner of nodes that come from the remote.
+    pub uid: u32,
+    /// Group of nodes that come from the remote.
+    pub gid: u32,
+    /// Nothing is ever recorded or sent.
+    pub read_only: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_millis(20),
+            max_delay: Duration::from_millis(200),
+            open_hold: Duration::from_secs(5),
+            batch_files_max: 256,
+            in_flight_max: 4,
+            // The server's default limit is 1 MiB; the slack covers the envelope.
+            body_bytes_start: (1 << 20) - (16 << 10),
+            uid: 0,
+            gid: 0,
+            read_only: false,
+        }
+    }
+}
+
+/// Both times of one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Monotonic.
+    pub mono: Duration,
+    /// Wall clock.
+    pub wall: Timestamp,
+}
+
+/// A kernel cache that no longer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalidation {
+    /// Attributes and pages of a node.
+    Node(Ino),
+    /// A name of a folder, positive or negative.
+    Entry {
+        /// The folder.
+        parent: Ino,
+        /// The name.
+        name: Arc<str>,
+    },
+}
+
+/// What a step changed and others must carry out.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// To be persisted together.
+    pub rows: Vec<Row>,
+    /// To be told to the kernel, from a thread of its own.
+    pub invalidations: Vec<Invalidation>,
+    /// Working files that nothing refers to once the rows are durable.
+    pub trash: Vec<FileId>,
+}
+
+/// Counters since the start, for the status.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Records accepted.
+    pub accepted: u64,
+    /// Their bytes.
+    pub accepted_bytes: u64,
+    /// Requests that carried changes.
+    pub requests: u64,
+    /// The last batch: files, bytes, duration, when.
+    pub last_batch: Option<LastBatch>,
+    /// When the remote last accepted something.
+    pub last_ack_at: Option<Timestamp>,
+    /// Accepted in recent seconds: `(second, files, bytes)`, newest last.
+    pub recent: std::collections::VecDeque<(u64, u64, u64)>,
+    /// The last failure that a person may want to know.
+    pub last_error: Option<(String, String, Timestamp)>,
+}
+
+/// The last batch that was answered.
+#[derive(Debug, Clone)]
+pub struct LastBatch {
+    /// Records in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// From dispatch to reply.
+    pub duration: Duration,
+    /// When the reply came.
+    pub at: Timestamp,
+}
+
+/// How the change stream stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stream {
+    /// Not connected yet.
+    Connecting,
+    /// Pushed.
+    WebSocket,
+    /// Asked for.
+    Polling,
+    /// Down, with the reason.
+    Down(String),
+}
+
+/// The state of a mount.
+#[derive(Debug)]
+pub struct Core {
+    /// The visible tree.
+    pub tree: Tree,
+    /// What waits for the remote.
+    pub outbox: Outbox,
+    /// Whether it may be sent.
+    pub link: Link,
+    /// What the server offers, once known.
+    pub capabilities: Option<Capabilities>,
+    /// Largest body that the server is believed to take; encoded bytes.
+    pub body_bytes: u64,
+    /// Paths whose remote state is to be read again when nothing is pending on them.
+    pub recheck: BTreeSet<WsPath>,
+    /// Which paths are local-only.
+    pub rules: Rules,
+    /// Open conflicts, oldest first.
+    pub conflicts: Vec<ConflictRow>,
+    /// Remote names that cannot be mounted, with the reason.
+    pub skipped: BTreeMap<String, String>,
+    /// Position in the change stream.
+    pub cursor: Option<Cursor>,
+    /// How the change stream stands.
+    pub stream: Stream,
+    /// Why deletes from the remote are not believed at the moment.
+    pub reset_suspected: Option<String>,
+    /// Listing in progress: entries seen so far and the total, where known.
+    pub bootstrap: Option<(u64, Option<u64>)>,
+    /// Whether a listing was ever completed.
+    pub listed: bool,
+    /// When the newest event arrived and how old it was then.
+    pub last_event: Option<(Timestamp, Duration)>,
+    /// No debounce, no holding back: somebody waits for the outbox to empty.
+    pub urgent: bool,
+    /// New attempts only for what was there: the daemon is stopping.
+    pub draining: bool,
+    /// What people may tune.
+    pub settings: Settings,
+    /// Counters.
+    pub stats: Stats,
+    /// Requests with changes that are under way, and those with one file.
+    pub(super) batches_in_flight: usize,
+    pub(super) singles_in_flight: usize,
+    pub(super) rechecks_in_flight: BTreeSet<WsPath>,
+    pub(super) probing: bool,
+    /// Most files in a request, while it is being found out which one the server refuses.
+    pub(super) batch_limit: Option<usize>,
+    next_id: u64,
+    reserved_id: u64,
+    rng: SmallRng,
+}
+
+impl Core {
+    /// Lays what was persisted into memory. `seed` drives jitter and record keys.
+    #[must_use]
+    pub fn new(loaded: Loaded, settings: Settings, now: Now, seed: u64) -> (Self, Changes) {
+        let mut changes = Changes::default();
+        let highest = loaded.highest_id();
+        let meta = |key: &str| loaded.meta.get(key).map(String::as_str);
+        let reserved = meta("ids").and_then(|ids| ids.parse().ok()).unwrap_or(0).max(highest);
+        let pause: Option<Pause> = meta("pause").and_then(|json| serde_json::from_str(json).ok());
+        let cursor = meta("cursor").and_then(|json| serde_json::from_str(json).ok());
+        let capabilities = meta("capabilities").and_then(|json| serde_json::from_str(json).ok());
+        let body_bytes = meta("body_bytes").and_then(|text| text.parse().ok());
+        let reset_suspected = meta("reset").map(str::to_owned);
+        let listed = meta("listed").is_some();
+        let rules = Rules::compile(&[meta("ignore").unwrap_or_default()]).0;
+        let (tree, lost) = Tree::new(loaded.nodes, settings.uid, settings.gid, now.wall);
+        for node in &lost {
+            tracing::error!(ino = node.ino.0, name = %node.name, "node without folder set aside");
+        }
+        let mut outbox = Outbox::default();
+        outbox.restore(loaded.records, now.mono);
+        let mut core = Self {
+            tree,
+            outbox,
+            link: Link::new(pause),
+            capabilities,
+            body_bytes: body_bytes.unwrap_or(settings.body_bytes_start),
+            recheck: loaded.recheck.into_iter().collect(),
+            rules,
+            conflicts: loaded.conflicts,
+            skipped: BTreeMap::new(),
+            cursor,
+            stream: Stream::Connecting,
+            reset_suspected,
+            bootstrap: None,
+            listed,
+            last_event: None,
+            urgent: false,
+            draining: false,
+            settings,
+            stats: Stats::default(),
+            batches_in_flight: 0,
+            singles_in_flight: 0,
+            rechecks_in_flight: BTreeSet::new(),
+            probing: false,
+            batch_limit: None,
+            next_id: reserved.max(ROOT.0) + 1,
+            reserved_id: reserved,
+            rng: SmallRng::seed_from_u64(seed),
+        };
+        core.sweep_blobs(&loaded.blobs, &mut changes);
+        (core, changes)
+    }
+
+    /// Removes small contents that nothing refers to: leftovers of the last run.
+    fn sweep_blobs(&self, blobs: &std::collections::HashSet<BlobId>, changes: &mut Changes) {
+        let used: BTreeSet<BlobId> = self
+            .tree
+            .nodes()
+            .filter_map(|node| match node.body()?.content {
+                Content::Blob(blob) => Some(blob),
+                Content::Empty | Content::Remote | Content::File(_) => None,
+            })
+            .collect();
+        let unused = blobs.iter().filter(|blob| !used.contains(blob) && !self.outbox.uses(**blob));
+        changes.rows.extend(unused.map(|blob| Row::DeleteBlob(*blob)));
+    }
+
+    /// The working files that nodes refer to.
+    #[must_use]
+    pub fn working_files(&self) -> BTreeSet<FileId> {
+        let file = |node: &Node| match node.body()?.content {
+            Content::File(file) => Some(file),
+            Content::Empty | Content::Remote | Content::Blob(_) => None,
+        };
+        self.tree.nodes().filter_map(file).collect()
+    }
+
+    /// Takes the next id; ids are never given out twice, also not after power loss.
+    pub fn take_id(&mut self, rows: &mut Vec<Row>) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        if id > self.reserved_id {
+            self.reserved_id = id + ID_CHUNK;
+            rows.push(Row::SetMeta("ids", Some(self.reserved_id.to_string())));
+        }
+        id
+    }
+
+    /// A random number in 0..1.
+    pub fn jitter(&mut self) -> f64 {
+        self.rng.random()
+    }
+
+    /// Whether the server offers something; unknown counts as yes, so that nothing that it might
+    /// store is forgotten before it was asked.
+    #[must_use]
+    pub fn offers(&self, what: impl Fn(&Capabilities) -> bool) -> bool {
+        self.capabilities.as_ref().is_none_or(what)
+    }
+
+    /// Records a change of a path and frees small contents that it made superfluous.
+    pub(super) fn record(&mut self, change: Change, now: Now, changes: &mut Changes) {
+        if self.settings.read_only {
+            return;
+        }
+        let path = change.path.clone();
+        let ino = change.ino;
+        let before: Vec<BlobId> = self.lane_blobs(&path);
+        let stamp = Stamp {
+            seq: Seq(self.take_id(&mut changes.rows)),
+            key: self.rng.random(),
+            now: now.mono,
+            wall: now.wall,
+        };
+        self.outbox.record(change, stamp, &mut changes.rows);
+        for blob in before {
+            self.release_blob(blob, ino, changes);
+        }
+        self.link.wake(super::link::Wake::Change, now.mono);
+    }
+
+    fn lane_blobs(&self, path: &WsPath) -> Vec<BlobId> {
+        self.outbox
+            .lane(path)
+            .map(|lane| lane.records().flat_map(Record::blobs).collect())
+            .unwrap_or_default()
+    }
+
+    /// Removes a small content unless a record or the node `owner` still refers to it.
+    pub(super) fn release_blob(
+        &mut self,
+        blob: BlobId,
+        owner: Option<Ino>,
+        changes: &mut Changes,
+    ) {
+        let owned = owner
+            .and_then(|ino| self.tree.get(ino))
+            .and_then(Node::body)
+            .is_some_and(|body| body.content == Content::Blob(blob));
+        if !owned && !self.outbox.uses(blob) {
+            changes.rows.push(Row::DeleteBlob(blob));
+        }
+    }
+
+    /// Frees what a content refers to, after the node stopped referring to it.
+    pub(super) fn release_content(
+        &mut self,
+        content: Content,
+        owner: Option<Ino>,
+        changes: &mut Changes,
+    ) {
+        match content {
+            Content::Empty | Content::Remote => {}
+            Content::Blob(blob) => self.release_blob(blob, owner, changes),
+            Content::File(file) => changes.trash.push(file),
+        }
+    }
+
+    /// Persists a node as it is now.
+    pub(super) fn put_node(&self, ino: Ino, changes: &mut Changes) {
+        if let Some(node) = self.tree.get(ino)
+            && !self.tree.is_unlinked(ino)
+        {
+            changes.rows.push(Row::PutNode(Box::new(node.clone())));
+        }
+    }
+
+    /// Reports remote names that were left out.
+    pub fn skip(&mut self, skipped: impl IntoIterator<Item = Skipped>) {
+        for Skipped { name, reason } in skipped {
+            if self.skipped.len() < SKIPPED_MAX && !self.skipped.contains_key(&name) {
+                tracing::warn!(name = ?name, %reason, "remote name cannot be mounted, left out");
+                self.skipped.insert(name, reason);
+            }
+        }
+    }
+
+    /// Notes a path whose remote state must be read again once nothing is pending on it.
+    pub(super) fn note_recheck(&mut self, path: &WsPath, changes: &mut Changes) {
+        if self.recheck.insert(path.clone()) {
+            changes.rows.push(Row::PutRecheck(path.clone()));
+        }
+    }
+
+    /// Pauses dispatch for a person, or ends that pause. Survives restarts.
+    pub fn set_pause(&mut self, pause: Option<Pause>, changes: &mut Changes) -> Option<Pause> {
+        let json = pause.as_ref().and_then(|pause| serde_json::to_string(pause).ok());
+        changes.rows.push(Row::SetMeta("pause", json));
+        self.link.set_pause(pause)
+    }
+
+    /// Moves the position in the change stream; persisted with what the event changed.
+    pub fn set_cursor(&mut self, cursor: Option<Cursor>, changes: &mut Changes) {
+        let json = cursor.as_ref().and_then(|cursor| serde_json::to_string(cursor).ok());
+        changes.rows.push(Row::SetMeta("cursor", json));
+        self.cursor = cursor;
+    }
+
+    /// Learns what the server offers. Records that it cannot take are dropped: what they carry is
+    /// kept here only.
+    pub fn set_capabilities(&mut self, capabilities: Capabilities, changes: &mut Changes) {
+        if self.capabilities == Some(capabilities) {
+            return;
+        }
+        self.capabilities = Some(capabilities);
+        let json = serde_json::to_string(&capabilities).ok();
+        changes.rows.push(Row::SetMeta("capabilities", json));
+        if let Some(bytes) = capabilities.body_bytes_max {
+            self.body_bytes = bytes.saturating_sub(16 << 10).max(4096);
+        }
+        let void: Vec<WsPath> = self
+            .outbox
+            .lanes()
+            .filter(|(_, lane)| !self.is_sendable(&lane.current.record))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in void {
+            self.drop_record(&path, changes);
+        }
+    }
+
+    /// Whether the server can take such a record at all.
+    pub(super) fn is_sendable(&self, record: &Record) -> bool {
+        use crate::record::Op;
+        let is_link = || {
+            let node = record.ino.and_then(|ino| self.tree.get(ino));
+            node.is_some_and(|node| matches!(node.kind, crate::node::Kind::Symlink { .. }))
+        };
+        match record.op {
+            Op::Put => self.offers(|can| can.symlink) || !is_link(),
+            Op::Delete => true,
+            Op::Meta => self.offers(|can| can.metadata),
+            Op::MakeDir | Op::RemoveDir => self.offers(|can| can.directories),
+        }
+    }
+
+    /// Ends the current record of a path without sending it.
+    pub(super) fn drop_record(&mut self, path: &WsPath, changes: &mut Changes) {
+        let base = self.outbox.lane(path).and_then(|lane| lane.current.record.known_base().cloned());
+        let base = base.unwrap_or(crate::revision::Base::Absent);
+        self.end_record(path, &base, Duration::ZERO, changes);
+    }
+
+    /// Ends the current record of a path; frees its contents. Returns it with the revision last
+    /// heard while it was in flight.
+    pub(super) fn end_record(
+        &mut self,
+        path: &WsPath,
+        leads_to: &crate::revision::Base,
+        now: Duration,
+        changes: &mut Changes,
+    ) -> Option<(Record, Option<Revision>)> {
+        let ended = self.outbox.finish(path, leads_to, now, &mut changes.rows)?;
+        for blob in ended.0.blobs() {
+            self.release_blob(blob, ended.0.ino, changes);
+        }
+        Some(ended)
+    }
+
+    /// Remembers a failure for the status.
+    pub fn note_error(&mut self, code: &str, message: &str, at: Timestamp) {
+        self.stats.last_error = Some((code.to_owned(), message.to_owned(), at));
+    }
+}

@@ -1,0 +1,320 @@
+//! Reading from the remote: content on demand, and the state of single paths.
+//!
+//! Runs on tokio. A content is fetched by one task at a time, whoever else wants it waits for
+//! that; it is shown only after its digest was checked by the remote seam.
+
+use std::sync::Arc;
+
+use super::core::{Changes, SMALL_MAX};
+use super::inbound::{Inbound, Source};
+use super::plan::Task;
+use super::shared::{Notice, NoticeKind, Shared};
+use crate::content::open::Body;
+use crate::node::{BlobId, Content, FileId, Ino};
+use crate::path::WsPath;
+use crate::record::Seq;
+use crate::remote::{EventChange, RemoteError, RemoteFile, Size};
+use crate::store::Row;
+
+/// Contents up to this size are fetched into memory; larger ones are streamed to disk.
+const MEMORY_FETCH_MAX: u64 = 1 << 20;
+
+/// Why a content cannot be had now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The remote could not be asked.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The remote has it no more.
+    #[error("the content is gone from the server")]
+    Gone,
+    /// The local disk refused.
+    #[error("local disk: {0}")]
+    Disk(String),
+}
+
+impl Shared {
+    /// Makes sure that a node's content is on this machine. *Blocking:* network.
+    ///
+    /// # Errors
+    /// When it is not here and cannot be fetched.
+    pub async fn ensure_local(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
+        if self.wanted(ino).is_none() {
+            return Ok(());
+        }
+        let gate = Arc::clone(self.fetches.entry(ino).or_default().value());
+        let result = {
+            let _alone = gate.lock().await;
+            self.fetch_content(ino).await
+        };
+        self.fetches.remove_if(&ino, |_, gate| Arc::strong_count(gate) <= 2);
+        result
+    }
+
+    /// The path to fetch a node's content from, while it is only at the remote.
+    fn wanted(&self, ino: Ino) -> Option<(WsPath, u64)> {
+        let core = self.core();
+        let node = core.tree.get(ino)?;
+        let body = node.body()?;
+        if body.content != Content::Remote {
+            return None;
+        }
+        let path = node.origin.clone().or_else(|| core.tree.path_of(ino))?;
+        Some((path, body.size))
+    }
+
+    async fn fetch_content(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
+        let Some((path, size)) = self.wanted(ino) else { return Ok(()) };
+        if size <= MEMORY_FETCH_MAX {
+            let file = self.remote.fetch(&path, MEMORY_FETCH_MAX).await;
+            match self.heard(file)? {
+                None => return Err(self.vanished(&path)),
+                Some(file) if file.body.is_some() => return self.take_fetched(ino, &path, &file),
+                // It grew past what is taken into memory.
+                Some(_) => {}
+            }
+        }
+        let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
+        let target = self.contents.fetch_path(id);
+        let fetched = self.remote.fetch_to(&path, &target).await;
+        let Some(file) = self.heard(fetched)? else { return Err(self.vanished(&path)) };
+        let disk = |error: std::io::Error| FetchError::Disk(error.to_string());
+        let size = tokio::fs::metadata(&target).await.map_err(disk)?.len();
+        tokio::fs::rename(&target, self.contents.file_path(id)).await.map_err(disk)?;
+        let taken = self.contents.open.with(ino, |state| {
+            let taken = self.step(|core, _, changes| {
+                let still = core.tree.get(ino).and_then(|node| node.body());
+                if still.is_none_or(|body| body.content != Content::Remote) {
+                    return false;
+                }
+                note_version(core, ino, &path, &file, changes);
+                core.adopt_fetched(ino, Content::File(id), size, changes);
+                true
+            });
+            if taken && matches!(state.body, Body::Shared(_)) {
+                state.body = Body::Unloaded;
+            }
+            taken
+        });
+        if !taken {
+            self.contents.discard(vec![id]);
+        }
+        Ok(())
+    }
+
+    fn take_fetched(
+        &self,
+        ino: Ino,
+        path: &WsPath,
+        file: &RemoteFile,
+    ) -> Result<(), FetchError> {
+        let Some(bytes) = &file.body else { return Err(FetchError::Gone) };
+        let len = bytes.len() as u64;
+        self.contents.open.with(ino, |_| {
+            let large = (len > SMALL_MAX)
+                .then(|| FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows))));
+            if let Some(id) = large {
+                let written = self.contents.create_file(id).and_then(|mut target| {
+                    std::io::Write::write_all(&mut target, bytes)
+                });
+                written.map_err(|error| FetchError::Disk(error.to_string()))?;
+            }
+            self.step(|core, _, changes| {
+                let still = core.tree.get(ino).and_then(|node| node.body());
+                if still.is_none_or(|body| body.content != Content::Remote) {
+                    changes.trash.extend(large);
+                    return;
+                }
+                let content = match large {
+                    Some(id) => Content::File(id),
+                    None if bytes.is_empty() => Content::Empty,
+                    None => {
+                        let blob = BlobId(core.take_id(&mut changes.rows));
+                        changes.rows.push(Row::PutBlob(blob, bytes.clone()));
+                        self.contents.cache_blob(blob, bytes);
+                        Content::Blob(blob)
+                    }
+                };
+                note_version(core, ino, path, file, changes);
+                core.adopt_fetched(ino, content, len, changes);
+            });
+            Ok(())
+        })
+    }
+
+    /// Tells the link what a read of the remote says about it.
+    fn heard<T>(&self, reply: Result<T, RemoteError>) -> Result<T, RemoteError> {
+        match reply {
+            Ok(value) => {
+                if self.core().link.is_down() {
+                    self.step(|core, _, _| core.link.reached());
+                    self.nudge.notify_one();
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                self.step(|core, now, _| {
+                    let jitter = core.jitter();
+                    // A refused credential or a lost connection concerns the link; a read that
+                    // fails while it is down already says nothing new.
+                    if !core.link.is_down() {
+                        core.link.failed(&error, now.mono, now.wall, jitter);
+                    }
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn vanished(&self, path: &WsPath) -> FetchError {
+        self.step(|core, _, changes| core.note_recheck(path, changes));
+        self.nudge.notify_one();
+        FetchError::Gone
+    }
+
+    /// Reads a path's remote state and applies it.
+    pub(super) async fn recheck(self: &Arc<Self>, path: WsPath) -> Vec<Task> {
+        let reply = self.remote.fetch(&path, MEMORY_FETCH_MAX).await;
+        let reply = self.heard(reply);
+        let ino = self.core().file_at(&path);
+        let apply = |quiet: bool| {
+            self.step(|core, now, changes| {
+                core.rechecks_in_flight.remove(&path);
+                let Ok(theirs) = &reply else { return Inbound::Busy };
+                core.recheck.remove(&path);
+                changes.rows.push(Row::DeleteRecheck(path.clone()));
+                match theirs {
+                    Some(file) => core.stored(file, Source::Read, quiet, now, changes),
+                    None => core.removed(&path, Source::Read, quiet, now, changes),
+                }
+            })
+        };
+        self.apply_quietly(ino, apply);
+        Vec::new()
+    }
+
+    /// Applies an event under the lock of the file it concerns.
+    pub fn apply_event(&self, change: &EventChange) -> Inbound {
+        let path = match change {
+            EventChange::Stored(file) => &file.path,
+            EventChange::Deleted { path, .. }
+            | EventChange::DirCreated { path }
+            | EventChange::DirDeleted { path } => path,
+        };
+        let ino = self.core().file_at(path);
+        let applied = self.apply_quietly(ino, |quiet| {
+            self.step(|core, now, changes| core.apply_event(change, quiet, now, changes))
+        });
+        if applied == Inbound::Applied {
+            let (action, revision) = match change {
+                EventChange::Stored(file) => ("write", file.revision.as_ref()),
+                EventChange::Deleted { revision, .. } => ("delete", revision.as_ref()),
+                EventChange::DirCreated { .. } => ("mkdir", None),
+                EventChange::DirDeleted { .. } => ("rmdir", None),
+            };
+            self.notice(Notice {
+                kind: NoticeKind::Remote,
+                action: action.to_owned(),
+                path: Some(path.as_str().to_owned()),
+                revision: revision.map(ToString::to_string),
+                detail: None,
+                at: self.clock.wall(),
+            });
+        }
+        applied
+    }
+
+    /// Runs `apply` with the file locked, if there is one, and told whether it may be replaced.
+    /// What handles had loaded is forgotten when it was.
+    fn apply_quietly(&self, ino: Option<Ino>, apply: impl FnOnce(bool) -> Inbound) -> Inbound {
+        let Some(ino) = ino else { return apply(true) };
+        self.contents.open.with(ino, |state| {
+            let quiet = state.is_quiet();
+            let unlinked_later = quiet && state.handles > 0;
+            if unlinked_later && matches!(state.body, Body::Unloaded) {
+                self.load_for_readers(ino, state);
+            }
+            let applied = apply(quiet);
+            let gone = self.core().tree.is_unlinked(ino);
+            if applied == Inbound::Applied && quiet && !gone {
+                state.body = Body::Unloaded;
+                state.generation += 1;
+            }
+            if gone && state.handles == 0 {
+                self.step(|core, _, changes| core.forget_unlinked(ino, changes));
+            }
+            applied
+        })
+    }
+
+    /// Who has a file open that goes away keeps reading what it was, if it is here.
+    fn load_for_readers(&self, ino: Ino, state: &mut crate::content::open::OpenState) {
+        let content = self.core().tree.get(ino).and_then(|node| node.body()).map(|b| b.content);
+        if let Some(Content::Blob(blob)) = content
+            && let Ok(bytes) = self.contents.blob(blob)
+        {
+            state.body = Body::Shared(bytes);
+        }
+    }
+
+    /// Reads the state behind a refusal and decides.
+    pub(super) async fn settle(self: &Arc<Self>, path: WsPath, seq: Seq) -> Vec<Task> {
+        let theirs = match self.read_with_digest(&path).await {
+            Ok(theirs) => theirs,
+            Err(error) => {
+                self.step(|core, now, changes| {
+                    let jitter = core.jitter();
+                    core.link.failed(&error, now.mono, now.wall, jitter);
+                    core.postpone(&path, now.mono, changes);
+                });
+                return Vec::new();
+            }
+        };
+        let keep = self
+            .step(|core, now, changes| core.settled(&path, seq, theirs.as_ref(), now, changes));
+        if let (Some(record), Some(theirs)) = (keep, theirs) {
+            self.keep_both(record, theirs).await;
+        }
+        Vec::new()
+    }
+
+    /// One path's remote state, with a digest to compare.
+    async fn read_with_digest(&self, path: &WsPath) -> Result<Option<RemoteFile>, RemoteError> {
+        let Some(file) = self.remote.fetch(path, MEMORY_FETCH_MAX).await? else { return Ok(None) };
+        if file.digest.is_some() {
+            return Ok(Some(file));
+        }
+        let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
+        let target = self.contents.fetch_path(id);
+        let fetched = self.remote.fetch_to(path, &target).await;
+        drop(tokio::fs::remove_file(&target).await);
+        fetched
+    }
+}
+
+/// A content that was fetched may be newer than the version that the node derived from; then the
+/// node derives from that one now.
+fn note_version(
+    core: &mut super::core::Core,
+    ino: Ino,
+    path: &WsPath,
+    file: &RemoteFile,
+    changes: &mut Changes,
+) {
+    let Some(node) = core.tree.get(ino) else { return };
+    let renamed = node.origin.is_some();
+    let known = node.synced.as_ref().and_then(|synced| synced.revision.clone());
+    let older = match (&file.revision, &known) {
+        (Some(fetched), Some(known)) => fetched.is_older_than(known),
+        _ => false,
+    };
+    if !renamed && !older && core.tree.path_of(ino).as_ref() == Some(path) && known != file.revision
+    {
+        core.adopt_version(ino, file, changes);
+    }
+    if let Size::Exact(size) = file.size
+        && let Some(body) = core.tree.get_mut(ino).and_then(|node| node.body_mut())
+    {
+        body.size = size;
+    }
+}

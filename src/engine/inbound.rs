@@ -1,0 +1,505 @@
+//! What comes from the remote: events and listings, laid under what is pending here.
+//!
+//! A path on which something is pending or open for writing is never changed from outside: it is
+//! noted ([`Core::recheck`]) and its remote state is read again when it is quiet. Everything else
+//! takes the remote's version at once. Absence from a listing proves nothing; it only asks for a
+//! second look.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
+use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
+use crate::path::WsPath;
+use crate::record::{Op, RecordBase, RecordState};
+use crate::remote::{EventChange, Metadata, RemoteEntry, RemoteFile, Size, Skipped};
+use crate::revision::Base;
+use crate::store::Row;
+
+/// Where news about a path come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The change stream or a listing: may be older than what we know.
+    Stream,
+    /// Read just now, for this path.
+    Read,
+}
+
+/// What news about a path led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inbound {
+    /// Nothing new.
+    Known,
+    /// The tree shows it now.
+    Applied,
+    /// Something is pending or open there; noted for later.
+    Busy,
+    /// It cannot be shown; reported.
+    Skipped,
+}
+
+impl Core {
+    /// The node at the path of an event, when it is a file: to be locked before the event is
+    /// applied.
+    #[must_use]
+    pub fn file_at(&self, path: &WsPath) -> Option<Ino> {
+        let ino = self.tree.resolve(path)?;
+        self.tree.get(ino)?.body().map(|_| ino)
+    }
+
+    /// Applies an event. `quiet` says whether the file at its path may be replaced: nobody has it
+    /// open for writing or changed.
+    pub fn apply_event(
+        &mut self,
+        change: &EventChange,
+        quiet: bool,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Inbound {
+        match change {
+            EventChange::Stored(file) => self.stored(file, Source::Stream, quiet, now, changes),
+            EventChange::Deleted { path, revision } => {
+                let newer = self.tree.resolve(path).and_then(|ino| self.tree.get(ino));
+                let newer = newer.and_then(|node| node.synced.as_ref()?.revision.as_ref());
+                let stale = match (newer, revision) {
+                    (Some(ours), Some(theirs)) => theirs.is_older_than(ours),
+                    _ => false,
+                };
+                if stale {
+                    return Inbound::Known;
+                }
+                self.removed(path, Source::Stream, quiet, now, changes)
+            }
+            EventChange::DirCreated { path } => self.folder_created(path, None, now, changes),
+            EventChange::DirDeleted { path } => self.folder_deleted(path, changes),
+        }
+    }
+
+    /// The remote has this file.
+    pub fn stored(
+        &mut self,
+        file: &RemoteFile,
+        source: Source,
+        quiet: bool,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Inbound {
+        let path = &file.path;
+        if self.is_pending(path) {
+            let lane = self.outbox.lane_mut(path);
+            let echo = lane.is_some_and(|lane| {
+                let record = &lane.current.record;
+                let echo = record.state == RecordState::Flight
+                    && (file.digest.is_some_and(|digest| record.sent.contains(&digest))
+                        || record.op == Op::Meta);
+                if echo {
+                    lane.heard.clone_from(&file.revision);
+                }
+                echo
+            });
+            if !echo {
+                self.note_recheck(path, changes);
+            }
+            return Inbound::Busy;
+        }
+        let Some(ino) = self.tree.resolve(path) else {
+            return self.appeared(file, now, changes);
+        };
+        let Some(node) = self.tree.get(ino) else { return Inbound::Known };
+        if node.local_only {
+            return Inbound::Known;
+        }
+        if node.is_dir() {
+            let reason = "a folder has the same name".to_owned();
+            self.skip([Skipped { name: path.as_str().to_owned(), reason }]);
+            return Inbound::Skipped;
+        }
+        let ours = node.synced.as_deref().cloned().unwrap_or_default();
+        let same_revision = ours.revision.is_some() && ours.revision == file.revision;
+        let same_bytes = ours.digest.is_some() && ours.digest == file.digest;
+        let older = match (&ours.revision, &file.revision) {
+            (Some(ours), Some(theirs)) => theirs.is_older_than(ours),
+            _ => false,
+        };
+        if (same_revision && (same_bytes || file.digest.is_none() || ours.digest.is_none()))
+            || (older && source == Source::Stream)
+        {
+            if same_revision && ours.digest.is_none() {
+                self.adopt_version(ino, file, changes);
+            }
+            return Inbound::Known;
+        }
+        let needs_swap = !same_bytes;
+        if needs_swap && !quiet {
+            self.note_recheck(path, changes);
+            return Inbound::Busy;
+        }
+        self.adopt_version(ino, file, changes);
+        if needs_swap {
+            self.replace(ino, file, now, changes);
+        }
+        changes.invalidations.push(Invalidation::Node(ino));
+        Inbound::Applied
+    }
+
+    /// The remote has no such file.
+    pub fn removed(
+        &mut self,
+        path: &WsPath,
+        source: Source,
+        quiet: bool,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Inbound {
+        if self.is_pending(path) {
+            let own = self.outbox.lane(path).is_some_and(|lane| {
+                lane.current.record.op == Op::Delete
+                    && lane.current.record.state == RecordState::Flight
+            });
+            if !own {
+                self.note_recheck(path, changes);
+            }
+            return Inbound::Busy;
+        }
+        let Some(ino) = self.tree.resolve(path) else { return Inbound::Known };
+        let Some(node) = self.tree.get(ino) else { return Inbound::Known };
+        // Never was there, as far as we know: nothing of it can have been removed.
+        if node.is_dir() || node.local_only || node.synced.is_none() {
+            return Inbound::Known;
+        }
+        if self.reset_suspected.is_some() && source == Source::Stream {
+            self.note_recheck(path, changes);
+            return Inbound::Busy;
+        }
+        if !quiet {
+            self.note_recheck(path, changes);
+            return Inbound::Busy;
+        }
+        self.take_out(ino, now, changes);
+        Inbound::Applied
+    }
+
+    /// Removes a node from the tree because the remote has it no more, and the implied folders
+    /// that it leaves empty. Who has it open keeps reading it.
+    pub(super) fn take_out(&mut self, ino: Ino, now: Now, changes: &mut Changes) {
+        let mut at = ino;
+        loop {
+            let Some(node) = self.tree.get(at) else { return };
+            let (parent, name) = (node.parent, Arc::clone(&node.name));
+            self.detach(at, true, changes);
+            changes.invalidations.push(Invalidation::Entry { parent, name });
+            if let Some(folder) = self.tree.get_mut(parent) {
+                folder.mtime = now.wall;
+                folder.ctime = now.wall;
+            }
+            changes.invalidations.push(Invalidation::Node(parent));
+            let implied = self.tree.get(parent).is_some_and(|folder| {
+                folder.kind == (Kind::Dir { explicit: false }) && parent != ROOT
+            });
+            let empty = self.tree.children(parent).is_some_and(BTreeMap::is_empty);
+            if !(implied && empty) {
+                return;
+            }
+            at = parent;
+        }
+    }
+
+    /// A folder that exists of its own.
+    pub fn folder_created(
+        &mut self,
+        path: &WsPath,
+        mode: Option<u32>,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Inbound {
+        if self.is_pending(path) || self.rules.is_local_only(path, true) {
+            return Inbound::Busy;
+        }
+        let Some(ino) = self.folder_at(path, now, changes) else { return Inbound::Skipped };
+        let Some(node) = self.tree.get_mut(ino) else { return Inbound::Known };
+        if node.kind == (Kind::Dir { explicit: true }) && node.synced.is_some() {
+            return Inbound::Known;
+        }
+        node.kind = Kind::Dir { explicit: true };
+        node.synced = Some(Box::default());
+        node.mode = mode.unwrap_or(node.mode);
+        self.put_node(ino, changes);
+        Inbound::Applied
+    }
+
+    fn folder_deleted(&mut self, path: &WsPath, changes: &mut Changes) -> Inbound {
+        let Some(ino) = self.tree.resolve(path) else { return Inbound::Known };
+        if self.is_pending(path) || ino == ROOT {
+            return Inbound::Busy;
+        }
+        let empty = self.tree.children(ino).is_some_and(BTreeMap::is_empty);
+        let Some(node) = self.tree.get_mut(ino).filter(|node| node.is_dir()) else {
+            return Inbound::Known;
+        };
+        // What is still in it keeps it there.
+        node.kind = Kind::Dir { explicit: false };
+        node.synced = None;
+        self.put_node(ino, changes);
+        if empty && let Some(node) = self.tree.get(ino) {
+            let (parent, name) = (node.parent, Arc::clone(&node.name));
+            self.detach(ino, true, changes);
+            changes.invalidations.push(Invalidation::Entry { parent, name });
+        }
+        Inbound::Applied
+    }
+
+    /// Lays one page of a listing under what is here. Returns the nodes that it confirms.
+    pub fn apply_listing(
+        &mut self,
+        entries: &[RemoteEntry],
+        seen: &mut HashSet<Ino>,
+        is_open: impl Fn(Ino) -> bool,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        for entry in entries {
+            match entry {
+                RemoteEntry::File(file) => {
+                    // A file that is open is looked at again later, by itself.
+                    let quiet = self.file_at(&file.path).is_none_or(|ino| !is_open(ino));
+                    let known = self.stored(file, Source::Stream, quiet, now, changes);
+                    if known != Inbound::Skipped
+                        && let Some(ino) = self.tree.resolve(&file.path)
+                    {
+                        seen.insert(ino);
+                    }
+                }
+                RemoteEntry::Dir { path, explicit, mode } => {
+                    if *explicit {
+                        self.folder_created(path, *mode, now, changes);
+                    }
+                    if let Some(ino) = self.tree.resolve(path) {
+                        seen.insert(ino);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The files that derive from the remote, have nothing pending, and that a complete listing
+    /// did not show. Each must be looked at by itself before it is believed to be gone.
+    #[must_use]
+    pub fn unseen(&self, seen: &HashSet<Ino>) -> Vec<WsPath> {
+        let unseen = |node: &&Node| {
+            !node.is_dir()
+                && node.synced.is_some()
+                && !node.local_only
+                && !seen.contains(&node.ino)
+                && !self.tree.is_unlinked(node.ino)
+        };
+        let paths = self.tree.nodes().filter(unseen).filter_map(|node| self.tree.path_of(node.ino));
+        paths.filter(|path| !self.is_pending(path)).collect()
+    }
+
+    /// The explicit folders that a complete listing did not show.
+    #[must_use]
+    pub fn unseen_folders(&self, seen: &HashSet<Ino>) -> Vec<WsPath> {
+        let unseen = |node: &&Node| {
+            node.is_dir() && node.synced.is_some() && !node.local_only && !seen.contains(&node.ino)
+        };
+        self.tree.nodes().filter(unseen).filter_map(|node| self.tree.path_of(node.ino)).collect()
+    }
+
+    /// The server's revisions start anew: none that we know says anything any more. Content is
+    /// compared instead.
+    pub fn distrust_revisions(&mut self, changes: &mut Changes) {
+        let known: Vec<Ino> =
+            self.tree.nodes().filter(|node| node.synced.is_some()).map(|node| node.ino).collect();
+        for ino in known {
+            if let Some(synced) = self.tree.get_mut(ino).and_then(|node| node.synced.as_mut()) {
+                synced.revision = None;
+                synced.edited_at = None;
+            }
+            self.put_node(ino, changes);
+        }
+        let paths: Vec<WsPath> = self.outbox.lanes().map(|(path, _)| path.clone()).collect();
+        for path in paths {
+            self.outbox.update(&path, &mut changes.rows, |slot| {
+                slot.record.base = RecordBase::Known(Base::Absent);
+            });
+        }
+    }
+
+    /// Freezes removals from and at the remote until a person looked, or ends that.
+    pub fn suspect_reset(&mut self, why: Option<String>, changes: &mut Changes) {
+        if let Some(why) = &why {
+            tracing::error!(%why, "the server looks reset: removals are frozen");
+        }
+        changes.rows.push(Row::SetMeta("reset", why.clone()));
+        self.reset_suspected = why;
+    }
+
+    /// How many files derive from the remote.
+    #[must_use]
+    pub fn synced_files(&self) -> usize {
+        self.tree.nodes().filter(|node| !node.is_dir() && node.synced.is_some()).count()
+    }
+
+    /// Whether a change of the path waits or is in flight.
+    #[must_use]
+    pub fn is_pending(&self, path: &WsPath) -> bool {
+        self.outbox.lane(path).is_some()
+    }
+
+    /// Notes the remote version from which a node now derives, and its metadata.
+    pub(super) fn adopt_version(&mut self, ino: Ino, file: &RemoteFile, changes: &mut Changes) {
+        let Some(node) = self.tree.get_mut(ino) else { return };
+        node.synced = Some(Box::new(Synced {
+            revision: file.revision.clone(),
+            digest: file.digest,
+            edited_at: file.edited_at,
+        }));
+        node.origin = None;
+        node.mode = file.metadata.mode.unwrap_or(node.mode);
+        if let Some(mtime) = file.metadata.mtime.or(file.edited_at) {
+            node.mtime = mtime;
+        }
+        self.put_node(ino, changes);
+    }
+
+    /// Puts the remote's bytes in the place of ours.
+    pub(super) fn replace(
+        &mut self,
+        ino: Ino,
+        file: &RemoteFile,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let body = self.body_for(file, changes);
+        let Some(node) = self.tree.get_mut(ino) else { return };
+        let old = node.body().map(|body| body.content);
+        node.kind = kind_for(&file.metadata, body);
+        node.ctime = now.wall;
+        self.put_node(ino, changes);
+        if let Some(old) = old {
+            self.release_content(old, Some(ino), changes);
+        }
+    }
+
+    /// Where the bytes of a remote file are to be: here, when they came along and are small.
+    fn body_for(&mut self, file: &RemoteFile, changes: &mut Changes) -> FileBody {
+        if let Some(bytes) = &file.body
+            && bytes.len() as u64 <= SMALL_MAX
+        {
+            if bytes.is_empty() {
+                return FileBody { content: Content::Empty, size: 0, exact: true };
+            }
+            let blob = BlobId(self.take_id(&mut changes.rows));
+            changes.rows.push(Row::PutBlob(blob, bytes.clone()));
+            let size = bytes.len() as u64;
+            return FileBody { content: Content::Blob(blob), size, exact: true };
+        }
+        match file.size {
+            Size::Exact(0) => FileBody { content: Content::Empty, size: 0, exact: true },
+            Size::Exact(size) => FileBody { content: Content::Remote, size, exact: true },
+            Size::AtMost(size) => FileBody {
+                content: Content::Remote,
+                size: file.body.as_ref().map_or(size, |bytes| bytes.len() as u64),
+                exact: file.body.is_some(),
+            },
+        }
+    }
+
+    fn appeared(&mut self, file: &RemoteFile, now: Now, changes: &mut Changes) -> Inbound {
+        if self.rules.is_local_only(&file.path, false) {
+            return Inbound::Known;
+        }
+        let (Some(folder), Some(name)) = (file.path.parent(), file.path.name()) else {
+            return Inbound::Skipped;
+        };
+        let Some(parent) = self.folder_at(&folder, now, changes) else {
+            let reason = "a file has the name of its folder".to_owned();
+            self.skip([Skipped { name: file.path.as_str().to_owned(), reason }]);
+            return Inbound::Skipped;
+        };
+        let body = self.body_for(file, changes);
+        let at = file.metadata.mtime.or(file.edited_at).unwrap_or(now.wall);
+        let ino = Ino(self.take_id(&mut changes.rows));
+        let kind = kind_for(&file.metadata, body);
+        let default_mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { 0o644 };
+        self.tree.insert(Node {
+            ino,
+            parent,
+            name: Arc::from(name),
+            kind,
+            mode: file.metadata.mode.unwrap_or(default_mode) & 0o7777,
+            uid: self.settings.uid,
+            gid: self.settings.gid,
+            atime: at,
+            mtime: at,
+            ctime: now.wall,
+            synced: Some(Box::new(Synced {
+                revision: file.revision.clone(),
+                digest: file.digest,
+                edited_at: file.edited_at,
+            })),
+            origin: None,
+            local_only: false,
+        });
+        self.put_node(ino, changes);
+        self.announce(parent, name, now, changes);
+        Inbound::Applied
+    }
+
+    /// A new name from the remote: the kernel may remember that it was not there.
+    fn announce(&mut self, parent: Ino, name: &str, now: Now, changes: &mut Changes) {
+        if let Some(folder) = self.tree.get_mut(parent) {
+            folder.mtime = now.wall;
+            folder.ctime = now.wall;
+        }
+        changes.invalidations.push(Invalidation::Entry { parent, name: Arc::from(name) });
+        changes.invalidations.push(Invalidation::Node(parent));
+    }
+
+    /// The folder at `path`, with all folders above it, created where missing. `None` when a file
+    /// is in the way.
+    pub(super) fn folder_at(
+        &mut self,
+        path: &WsPath,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Option<Ino> {
+        let mut at = ROOT;
+        for name in path.names() {
+            at = match self.tree.child(at, name) {
+                Some(ino) => self.tree.get(ino).filter(|node| node.is_dir()).map(|_| ino)?,
+                None => {
+                    let ino = Ino(self.take_id(&mut changes.rows));
+                    self.tree.insert(Node {
+                        ino,
+                        parent: at,
+                        name: Arc::from(name),
+                        kind: Kind::Dir { explicit: false },
+                        mode: 0o755,
+                        uid: self.settings.uid,
+                        gid: self.settings.gid,
+                        atime: now.wall,
+                        mtime: now.wall,
+                        ctime: now.wall,
+                        synced: None,
+                        origin: None,
+                        local_only: false,
+                    });
+                    self.put_node(ino, changes);
+                    self.announce(at, name, now, changes);
+                    ino
+                }
+            };
+        }
+        Some(at)
+    }
+}
+
+/// A file, or a symbolic link where the remote says so.
+fn kind_for(metadata: &Metadata, body: FileBody) -> Kind {
+    match &metadata.symlink {
+        Some(target) => Kind::Symlink { target: Arc::from(target.as_str()) },
+        None => Kind::File(body),
+    }
+}

@@ -1,0 +1,137 @@
+//! Listing: the whole tree, in bulk, when the change stream cannot tell what is new.
+//!
+//! The newest event id was noted before; events after it are applied afterwards, and applying one
+//! twice is harmless. A file that is missing from the listing is looked at by itself before it is
+//! believed to be gone; a listing that misses most of what is known is not believed at all.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+
+use super::shared::Shared;
+use crate::node::Ino;
+use crate::path::WsPath;
+use crate::remote::{Cursor, EventChange, EventId, ListPage, RemoteError};
+
+/// Workspaces with up to this many files are fetched with all content in one request.
+const EXPORT_FILES_MAX: u64 = 2_000;
+
+/// Bound of such a request; bytes.
+const EXPORT_BYTES_MAX: u64 = 32 << 20;
+
+/// Missing files that are looked at one by one at the same time.
+const CONFIRMATIONS: usize = 8;
+
+/// A listing may miss this many files, or up to half of them, before it counts as a reset.
+const MISSING_MIN: usize = 10;
+
+impl Shared {
+    /// Brings the tree up to date. `tail` is the newest event id noted before.
+    ///
+    /// # Errors
+    /// When the remote could not be asked; what was listed so far is applied.
+    pub(super) async fn list_all(
+        self: &Arc<Self>,
+        tail: Option<EventId>,
+    ) -> Result<(), RemoteError> {
+        let known_before = self.core().synced_files();
+        let mut seen = HashSet::new();
+        let first = self.remote.list(None).await?;
+        let total = first.total_files;
+        self.step(|core, _, _| core.bootstrap = Some((0, total)));
+        let result = self.list_pages(first, known_before, &mut seen).await;
+        self.step(|core, _, _| core.bootstrap = None);
+        result?;
+        self.look_at_missing(known_before, &seen).await?;
+        self.step(|core, _, changes| {
+            core.listed = true;
+            changes.rows.push(crate::store::Row::SetMeta("listed", Some("1".to_owned())));
+            let cursor = tail.map(|id| Cursor { id, fingerprint: None });
+            core.set_cursor(cursor, changes);
+        });
+        Ok(())
+    }
+
+    async fn list_pages(
+        self: &Arc<Self>,
+        first: ListPage,
+        known_before: usize,
+        seen: &mut HashSet<Ino>,
+    ) -> Result<(), RemoteError> {
+        let small = first.total_files.is_some_and(|total| total <= EXPORT_FILES_MAX);
+        if small
+            && known_before == 0
+            && first.total_files != Some(0)
+            && let Some(page) = self.remote.export(EXPORT_BYTES_MAX).await?
+        {
+            self.take_page(&page, seen);
+        }
+        let mut page = first;
+        let mut cursors = HashSet::new();
+        loop {
+            self.take_page(&page, seen);
+            let Some(next) = page.next.take() else { return Ok(()) };
+            if !cursors.insert(next.clone()) {
+                return Err(RemoteError::Garbled {
+                    message: "the listing repeats itself".to_owned(),
+                });
+            }
+            page = self.remote.list(Some(&next)).await?;
+        }
+    }
+
+    fn take_page(&self, page: &ListPage, seen: &mut HashSet<Ino>) {
+        // A page is at most a thousand entries or a small export: a short time under the lock.
+        for chunk in page.entries.chunks(256) {
+            self.step(|core, now, changes| {
+                let is_open = |ino| self.contents.open.get(ino).is_some();
+                core.apply_listing(chunk, seen, is_open, now, changes);
+                if let Some((done, _)) = &mut core.bootstrap {
+                    *done += chunk.len() as u64;
+                }
+            });
+        }
+        self.step(|core, _, _| core.skip(page.skipped.iter().cloned()));
+    }
+
+    async fn look_at_missing(
+        self: &Arc<Self>,
+        known_before: usize,
+        seen: &HashSet<Ino>,
+    ) -> Result<(), RemoteError> {
+        let (missing, folders) = {
+            let core = self.core();
+            (core.unseen(seen), core.unseen_folders(seen))
+        };
+        if missing.len() > MISSING_MIN && missing.len() * 2 > known_before {
+            let why = format!(
+                "the server lists {} of {known_before} known files no more",
+                missing.len()
+            );
+            self.step(|core, _, changes| core.suspect_reset(Some(why), changes));
+            return Ok(());
+        }
+        let mut looks = futures_util::stream::iter(missing.into_iter().map(|path| {
+            let shared = Arc::clone(self);
+            async move { shared.confirm_missing(path).await }
+        }))
+        .buffer_unordered(CONFIRMATIONS);
+        while let Some(result) = looks.next().await {
+            result?;
+        }
+        for path in folders {
+            self.apply_event(&EventChange::DirDeleted { path });
+        }
+        Ok(())
+    }
+
+    async fn confirm_missing(self: Arc<Self>, path: WsPath) -> Result<(), RemoteError> {
+        let change = match self.remote.fetch(&path, 0).await? {
+            Some(file) => EventChange::Stored(file),
+            None => EventChange::Deleted { path, revision: None },
+        };
+        self.apply_event(&change);
+        Ok(())
+    }
+}

@@ -1,0 +1,661 @@
+//! The local side: what a call on the mounted folder changes.
+//!
+//! Each operation checks, changes the tree and records what the remote has to learn, in one step
+//! under the lock. Errors are those of POSIX; nothing was changed when one is returned.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::core::{Changes, Core, Invalidation, Now};
+use super::outbox::Change;
+use crate::ignore_rules::Rules;
+use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
+use crate::path::{PathError, WsPath, check_name};
+use crate::record::{BaseContent, Op};
+use crate::revision::Base;
+use crate::store::Row;
+
+/// Why a name operation is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LocalError {
+    /// No such name.
+    #[error("no such entry")]
+    NotFound,
+    /// The node was removed.
+    #[error("stale inode")]
+    Stale,
+    /// The name is taken.
+    #[error("entry exists")]
+    Exists,
+    /// A folder was expected.
+    #[error("not a folder")]
+    NotADirectory,
+    /// Anything but a folder was expected.
+    #[error("is a folder")]
+    IsADirectory,
+    /// The folder holds entries.
+    #[error("folder not empty")]
+    NotEmpty,
+    /// A folder cannot move below itself; an exchange needs two unrelated entries.
+    #[error("invalid move")]
+    InvalidMove,
+    /// The content is not here and would leave what the remote keeps: copy instead.
+    #[error("crosses the border of what is sent")]
+    CrossesBorder,
+    /// The mount is read-only.
+    #[error("read-only mount")]
+    ReadOnly,
+    /// The name cannot be an entry.
+    #[error(transparent)]
+    BadName(#[from] PathError),
+}
+
+/// Who creates a node, and with which permissions.
+#[derive(Debug, Clone, Copy)]
+pub struct Creator {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits, the umask applied.
+    pub mode: u32,
+}
+
+/// How a rename treats an existing target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// It is replaced.
+    Replace,
+    /// It is an error.
+    NoReplace,
+    /// Both change places.
+    Exchange,
+}
+
+/// New values for attributes; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttributes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last access.
+    pub atime: Option<Timestamp>,
+    /// Last change of the content.
+    pub mtime: Option<Timestamp>,
+}
+
+/// A content that was closed, synced or grew old: it becomes the node's.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    /// Where it is.
+    pub content: Content,
+    /// Its size.
+    pub size: u64,
+    /// When it was last written.
+    pub mtime: Timestamp,
+    /// Hold its record until then.
+    pub held_until: Option<Duration>,
+}
+
+impl Core {
+    /// Creates a file, folder or symbolic link.
+    ///
+    /// # Errors
+    /// When the name is bad or taken, or `parent` is no folder.
+    pub fn create(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        kind: Kind,
+        creator: Creator,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Result<Ino, LocalError> {
+        self.check_writable()?;
+        check_name(name)?;
+        let folder = self.folder_path(parent)?;
+        if self.tree.child(parent, name).is_some() {
+            return Err(LocalError::Exists);
+        }
+        let path = folder.join(name)?;
+        let ino = Ino(self.take_id(&mut changes.rows));
+        let is_dir = matches!(kind, Kind::Dir { .. });
+        let node = Node {
+            ino,
+            parent,
+            name: Arc::from(name),
+            kind,
+            mode: creator.mode & 0o7777,
+            uid: creator.uid,
+            gid: creator.gid,
+            atime: now.wall,
+            mtime: now.wall,
+            ctime: now.wall,
+            synced: None,
+            origin: None,
+            local_only: self.rules.is_local_only(&path, is_dir),
+        };
+        let op = match node.kind {
+            Kind::Dir { .. } => Some(Op::MakeDir),
+            Kind::Symlink { .. } => Some(Op::Put),
+            // A file is recorded with its first content, at close.
+            Kind::File(_) => None,
+        };
+        self.tree.insert(node);
+        self.touch_folder(parent, now, changes);
+        self.put_node(ino, changes);
+        if let Some(op) = op {
+            self.record_node(ino, &path, op, None, now, changes);
+        }
+        Ok(ino)
+    }
+
+    /// Removes a file or symbolic link. With `open` the node lives on without a name.
+    ///
+    /// # Errors
+    /// When there is no such name or it is a folder.
+    pub fn unlink(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        open: bool,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Result<Ino, LocalError> {
+        self.check_writable()?;
+        let ino = self.tree.child(parent, name).ok_or(LocalError::NotFound)?;
+        let node = self.tree.get(ino).ok_or(LocalError::Stale)?;
+        if node.is_dir() {
+            return Err(LocalError::IsADirectory);
+        }
+        let path = self.tree.path_of(ino).ok_or(LocalError::Stale)?;
+        let before = Occupant::of(node);
+        self.detach(ino, open, changes);
+        self.record_removal(&path, &before, None, now, changes);
+        self.touch_folder(parent, now, changes);
+        Ok(ino)
+    }
+
+    /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// When there is no such name, it is no folder, or it holds entries.
+    pub fn rmdir(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Result<Ino, LocalError> {
+        self.check_writable()?;
+        let ino = self.tree.child(parent, name).ok_or(LocalError::NotFound)?;
+        let children = self.tree.children(ino).ok_or(LocalError::NotADirectory)?;
+        if !children.is_empty() {
+            return Err(LocalError::NotEmpty);
+        }
+        let path = self.tree.path_of(ino).ok_or(LocalError::Stale)?;
+        let before = self.tree.get(ino).map(Occupant::of).ok_or(LocalError::Stale)?;
+        self.detach(ino, true, changes);
+        self.record_removal(&path, &before, None, now, changes);
+        self.touch_folder(parent, now, changes);
+        Ok(ino)
+    }
+
+    /// Moves an entry. Returns the node that was replaced, which lives on without a name while it
+    /// is open (`target_open`).
+    ///
+    /// # Errors
+    /// As `rename(2)`.
+    #[allow(clippy::too_many_arguments, reason = "the arguments of renameat2")]
+    pub fn rename(
+        &mut self,
+        (parent, name): (Ino, &str),
+        (new_parent, new_name): (Ino, &str),
+        mode: RenameMode,
+        target_open: impl Fn(Ino) -> bool,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Result<Option<Ino>, LocalError> {
+        self.check_writable()?;
+        check_name(new_name)?;
+        let ino = self.tree.child(parent, name).ok_or(LocalError::NotFound)?;
+        let new_folder = self.folder_path(new_parent)?;
+        let target = self.tree.child(new_parent, new_name);
+        if target == Some(ino) {
+            return Ok(None);
+        }
+        self.check_rename(ino, new_parent, target, mode)?;
+
+        let mut moved = self.tree.subtree(ino);
+        if let (RenameMode::Exchange, Some(target)) = (mode, target) {
+            moved.extend(self.tree.subtree(target));
+        }
+        let new_path = new_folder.join(new_name)?;
+        self.check_border(&moved, ino, &new_path)?;
+        // What was under each name before, so that what is there afterwards gets the right base.
+        let mut before: BTreeMap<WsPath, Occupant> = BTreeMap::new();
+        for ino in moved.iter().copied().chain(target) {
+            if let (Some(path), Some(node)) = (self.tree.path_of(ino), self.tree.get(ino)) {
+                before.insert(path, Occupant::of(node));
+            }
+        }
+        let mut replaced = None;
+        if let Some(target) = target {
+            if mode == RenameMode::Exchange {
+                self.tree.relocate(target, parent, &Arc::from(name));
+                self.tree.relocate(ino, new_parent, &Arc::from(new_name));
+                // The first move put the target under the old name; make sure it stayed there.
+                self.tree.relocate(target, parent, &Arc::from(name));
+            } else {
+                self.detach(target, target_open(target), changes);
+                replaced = Some(target);
+                self.tree.relocate(ino, new_parent, &Arc::from(new_name));
+            }
+        } else {
+            self.tree.relocate(ino, new_parent, &Arc::from(new_name));
+        }
+        self.record_moves(&moved, &before, now, changes);
+        for folder in [parent, new_parent] {
+            self.touch_folder(folder, now, changes);
+        }
+        Ok(replaced)
+    }
+
+    fn check_rename(
+        &self,
+        ino: Ino,
+        new_parent: Ino,
+        target: Option<Ino>,
+        mode: RenameMode,
+    ) -> Result<(), LocalError> {
+        let node = self.tree.get(ino).ok_or(LocalError::Stale)?;
+        if self.tree.is_within(new_parent, ino) {
+            return Err(LocalError::InvalidMove);
+        }
+        let Some(target) = target else {
+            return if mode == RenameMode::Exchange { Err(LocalError::NotFound) } else { Ok(()) };
+        };
+        let other = self.tree.get(target).ok_or(LocalError::Stale)?;
+        match mode {
+            RenameMode::NoReplace => Err(LocalError::Exists),
+            RenameMode::Exchange if self.tree.is_within(ino, target) => {
+                Err(LocalError::InvalidMove)
+            }
+            RenameMode::Exchange => Ok(()),
+            RenameMode::Replace => match (node.is_dir(), other.is_dir()) {
+                (true, false) => Err(LocalError::NotADirectory),
+                (false, true) => Err(LocalError::IsADirectory),
+                (true, true) if self.tree.children(target).is_some_and(|all| !all.is_empty()) => {
+                    Err(LocalError::NotEmpty)
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// A content that only the remote has must not leave what is sent: its old name would be
+    /// removed there and nobody would have the bytes.
+    fn check_border(&self, moved: &[Ino], top: Ino, new_path: &WsPath) -> Result<(), LocalError> {
+        let is_dir = self.tree.get(top).is_some_and(Node::is_dir);
+        if !self.rules.is_local_only(new_path, is_dir) {
+            return Ok(());
+        }
+        let remote_only = |ino: &&Ino| {
+            let body = self.tree.get(**ino).and_then(Node::body);
+            body.is_some_and(|body| body.content == Content::Remote)
+        };
+        if moved.iter().any(|ino| remote_only(&ino)) {
+            return Err(LocalError::CrossesBorder);
+        }
+        Ok(())
+    }
+
+    /// Records the moves: each new name is stored, each old name without an occupant removed.
+    fn record_moves(
+        &mut self,
+        moved: &[Ino],
+        before: &BTreeMap<WsPath, Occupant>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let old_path: BTreeMap<Ino, &WsPath> =
+            before.iter().map(|(path, occupant)| (occupant.ino, path)).collect();
+        for &ino in moved {
+            let Some(path) = self.tree.path_of(ino) else { continue };
+            let Some(node) = self.tree.get(ino) else { continue };
+            let is_dir = node.is_dir();
+            let local_only = self.rules.is_local_only(&path, is_dir);
+            let clean_origin = match (&node.origin, &node.synced, node.body()) {
+                (Some(origin), _, _) => Some(origin.clone()),
+                (None, Some(_), Some(body))
+                    if body.content == Content::Remote
+                        || !self.has_record(old_path.get(&ino).copied()) =>
+                {
+                    old_path.get(&ino).map(|path| (*path).clone())
+                }
+                _ => None,
+            };
+            if let Some(node) = self.tree.get_mut(ino) {
+                node.local_only = local_only;
+                node.ctime = now.wall;
+                node.synced = None;
+                node.origin = clean_origin.filter(|_| !local_only);
+            }
+            let base = before.get(&path).and_then(|occupant| occupant.synced.as_ref());
+            let base_content = before.get(&path).and_then(Occupant::base_content);
+            let base = base.map_or(Base::Absent, Synced::base);
+            let op = if is_dir { Op::MakeDir } else { Op::Put };
+            self.put_node(ino, changes);
+            self.record_put(ino, &path, op, (base, base_content), None, now, changes);
+        }
+        for (path, occupant) in before {
+            if self.tree.resolve(path).is_none() {
+                let moved_to = moved.contains(&occupant.ino).then_some(occupant.ino);
+                self.record_removal(path, occupant, moved_to, now, changes);
+            }
+        }
+    }
+
+    fn has_record(&self, path: Option<&WsPath>) -> bool {
+        path.is_some_and(|path| self.outbox.lane(path).is_some())
+    }
+
+    /// Changes attributes other than the size.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub fn set_attributes(
+        &mut self,
+        ino: Ino,
+        set: SetAttributes,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Result<(), LocalError> {
+        self.check_writable()?;
+        let node = self.tree.get_mut(ino).ok_or(LocalError::Stale)?;
+        let told = (node.mode, node.mtime);
+        node.mode = set.mode.map_or(node.mode, |mode| mode & 0o7777);
+        node.uid = set.uid.unwrap_or(node.uid);
+        node.gid = set.gid.unwrap_or(node.gid);
+        node.atime = set.atime.unwrap_or(node.atime);
+        node.mtime = set.mtime.unwrap_or(node.mtime);
+        node.ctime = now.wall;
+        let news = told != (node.mode, node.mtime);
+        let has_version = node.synced.is_some();
+        let kind = node.kind.clone();
+        self.put_node(ino, changes);
+        let Some(path) = self.tree.path_of(ino) else { return Ok(()) };
+        let pending = self.outbox.lane(&path).is_some();
+        if news && matches!(kind, Kind::File(_)) && (has_version || pending) {
+            self.record_node(ino, &path, Op::Meta, None, now, changes);
+        }
+        Ok(())
+    }
+
+    /// Makes a sealed content the node's and records it. Returns whether the node still has a
+    /// name; without one there is nothing to record.
+    pub fn seal(&mut self, ino: Ino, sealed: &Sealed, now: Now, changes: &mut Changes) -> bool {
+        let Some(path) = self.tree.path_of(ino) else {
+            if let Some(body) = self.tree.get_mut(ino).and_then(Node::body_mut) {
+                *body = FileBody { content: sealed.content, size: sealed.size, exact: true };
+            }
+            return false;
+        };
+        let Some(node) = self.tree.get_mut(ino) else { return false };
+        let synced = node.synced.clone();
+        node.mtime = sealed.mtime;
+        node.ctime = now.wall;
+        node.origin = None;
+        let Some(body) = node.body_mut() else { return false };
+        let old = body.content;
+        *body = FileBody { content: sealed.content, size: sealed.size, exact: true };
+        self.put_node(ino, changes);
+        let clean = self.outbox.lane(&path).is_none();
+        let base_content = match (old, &synced) {
+            (Content::Blob(blob), Some(synced)) if clean => {
+                Some(BaseContent { blob, digest: synced.digest })
+            }
+            _ => None,
+        };
+        let base = synced.as_ref().map_or(Base::Absent, |synced| synced.base());
+        let details = (base, base_content);
+        self.record_put(ino, &path, Op::Put, details, sealed.held_until, now, changes);
+        if old != sealed.content {
+            self.release_content(old, Some(ino), changes);
+        }
+        true
+    }
+
+    /// Takes up new rules: what is no longer local-only is recorded, what now is, is not sent.
+    pub fn set_rules(&mut self, rules: Rules, now: Now, changes: &mut Changes) {
+        self.rules = rules;
+        let all: Vec<Ino> = self.tree.nodes().map(|node| node.ino).filter(|i| *i != ROOT).collect();
+        for ino in all {
+            let (Some(path), Some(node)) = (self.tree.path_of(ino), self.tree.get(ino)) else {
+                continue;
+            };
+            let (was, is_dir) = (node.local_only, node.is_dir());
+            let is = self.rules.is_local_only(&path, is_dir);
+            if was == is {
+                continue;
+            }
+            if let Some(node) = self.tree.get_mut(ino) {
+                node.local_only = is;
+            }
+            self.put_node(ino, changes);
+            let in_flight = self.outbox.lane(&path).is_some_and(|lane| {
+                lane.current.record.state == crate::record::RecordState::Flight
+            });
+            if is && !in_flight {
+                self.drop_record(&path, changes);
+            } else if !is {
+                let op = if is_dir { Op::MakeDir } else { Op::Put };
+                self.record_node(ino, &path, op, None, now, changes);
+            }
+        }
+    }
+
+    /// Drops a node that lived on only because it was open.
+    pub fn forget_unlinked(&mut self, ino: Ino, changes: &mut Changes) {
+        if let Some(node) = self.tree.forget(ino)
+            && let Some(body) = node.body()
+        {
+            self.release_content(body.content, None, changes);
+        }
+    }
+
+    /// Notes a content that was fetched, without any change of the file.
+    pub fn adopt_fetched(
+        &mut self,
+        ino: Ino,
+        content: Content,
+        size: u64,
+        changes: &mut Changes,
+    ) {
+        let Some(body) = self.tree.get_mut(ino).and_then(Node::body_mut) else { return };
+        let corrected = !body.exact || body.size != size;
+        *body = FileBody { content, size, exact: true };
+        if corrected {
+            changes.invalidations.push(Invalidation::Node(ino));
+        }
+        self.put_node(ino, changes);
+    }
+
+    fn check_writable(&self) -> Result<(), LocalError> {
+        if self.settings.read_only { Err(LocalError::ReadOnly) } else { Ok(()) }
+    }
+
+    fn folder_path(&self, ino: Ino) -> Result<WsPath, LocalError> {
+        let node = self.tree.get(ino).ok_or(LocalError::Stale)?;
+        if !node.is_dir() {
+            return Err(LocalError::NotADirectory);
+        }
+        self.tree.path_of(ino).ok_or(LocalError::NotFound)
+    }
+
+    /// A folder's own times change with its entries.
+    pub(super) fn touch_folder(&mut self, folder: Ino, now: Now, changes: &mut Changes) {
+        // An implied folder whose last entry went here is still there for those who work in it.
+        let emptied = self.tree.children(folder).is_some_and(BTreeMap::is_empty);
+        let mut made_explicit = false;
+        if let Some(node) = self.tree.get_mut(folder) {
+            node.mtime = now.wall;
+            node.ctime = now.wall;
+            if emptied && node.kind == (Kind::Dir { explicit: false }) {
+                node.kind = Kind::Dir { explicit: true };
+                made_explicit = true;
+            }
+        }
+        self.put_node(folder, changes);
+        if made_explicit && let Some(path) = self.tree.path_of(folder) {
+            self.record_node(folder, &path, Op::MakeDir, None, now, changes);
+        }
+    }
+
+    /// Takes a node out of the tree; `keep` lets it live on by number.
+    pub(super) fn detach(&mut self, ino: Ino, keep: bool, changes: &mut Changes) {
+        if let Some(node) = self.tree.remove(ino, keep) {
+            changes.rows.push(Row::DeleteNode(ino));
+            if !keep && let Some(body) = node.body() {
+                match body.content {
+                    // A record may still want it as the base; it decides.
+                    Content::Blob(_) | Content::Empty | Content::Remote => {}
+                    Content::File(file) => changes.trash.push(file),
+                }
+            }
+        }
+    }
+
+    /// Records the state of a node under its path, on the base that the node knows.
+    pub(super) fn record_node(
+        &mut self,
+        ino: Ino,
+        path: &WsPath,
+        op: Op,
+        held_until: Option<Duration>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let synced = self.tree.get(ino).and_then(|node| node.synced.as_deref());
+        let base = synced.map_or(Base::Absent, Synced::base);
+        self.record_put(ino, path, op, (base, None), held_until, now, changes);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one record")]
+    fn record_put(
+        &mut self,
+        ino: Ino,
+        path: &WsPath,
+        op: Op,
+        (base, base_content): (Base, Option<BaseContent>),
+        held_until: Option<Duration>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let Some(node) = self.tree.get(ino) else { return };
+        if node.local_only || path.is_root() {
+            return;
+        }
+        let sendable = match (op, &node.kind) {
+            (Op::MakeDir | Op::RemoveDir, _) => self.offers(|can| can.directories),
+            (Op::Meta, _) => self.offers(|can| can.metadata),
+            (Op::Put, Kind::Symlink { .. }) => self.offers(|can| can.symlink),
+            (Op::Put | Op::Delete, _) => true,
+        };
+        if !sendable {
+            return;
+        }
+        let blob = node.body().and_then(|body| match body.content {
+            Content::Blob(blob) => Some(blob),
+            Content::Empty | Content::Remote | Content::File(_) => None,
+        });
+        let change = Change {
+            path: path.clone(),
+            op,
+            ino: Some(ino),
+            base,
+            base_content,
+            moved_to: None,
+            blob,
+            size: node.body().map_or(0, |body| body.size),
+            held_until,
+        };
+        self.record(change, now, changes);
+    }
+
+    /// Records that a name is gone, when the remote has or may get it.
+    fn record_removal(
+        &mut self,
+        path: &WsPath,
+        before: &Occupant,
+        moved_to: Option<Ino>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let pending = self.outbox.lane(path).is_some();
+        let known = before.synced.is_some();
+        let op = if before.is_dir { Op::RemoveDir } else { Op::Delete };
+        let wanted = !before.local_only
+            && (pending || known)
+            && (op == Op::Delete || self.offers(|can| can.directories));
+        if wanted {
+            let change = Change {
+                path: path.clone(),
+                op,
+                ino: None,
+                base: before.synced.as_ref().map_or(Base::Absent, Synced::base),
+                base_content: before.base_content().filter(|_| moved_to.is_none()),
+                moved_to,
+                blob: None,
+                size: 0,
+                held_until: None,
+            };
+            self.record(change, now, changes);
+        }
+        if moved_to.is_none()
+            && let Some(blob) = before.blob
+            && !self.tree.is_unlinked(before.ino)
+        {
+            self.release_blob(blob, None, changes);
+        }
+    }
+}
+
+/// What was under a name.
+#[derive(Debug, Clone)]
+struct Occupant {
+    ino: Ino,
+    is_dir: bool,
+    local_only: bool,
+    synced: Option<Synced>,
+    blob: Option<BlobId>,
+}
+
+impl Occupant {
+    fn of(node: &Node) -> Self {
+        let blob = node.body().and_then(|body| match body.content {
+            Content::Blob(blob) => Some(blob),
+            Content::Empty | Content::Remote | Content::File(_) => None,
+        });
+        Self {
+            ino: node.ino,
+            is_dir: node.is_dir(),
+            local_only: node.local_only,
+            synced: node.synced.as_deref().cloned(),
+            blob,
+        }
+    }
+
+    /// Its bytes as the base of what takes its name, when they are its synced ones.
+    fn base_content(&self) -> Option<BaseContent> {
+        let digest = self.synced.as_ref()?.digest;
+        Some(BaseContent { blob: self.blob?, digest })
+    }
+}
+

@@ -1,0 +1,471 @@
+//! The outbox in memory: what waits for the remote, one lane per path.
+//!
+//! Owns all records. Invariants: a lane has one current record and, only while that one is in
+//! flight or of another kind, one that follows it; a record in flight is never changed; changes of
+//! one path that were never sent coalesce to the newest content on the oldest base; a change and
+//! its undoing leave nothing. Every change of a record comes with the row that persists it. Pure:
+//! `now` is an argument.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::node::{BlobId, Ino};
+use crate::path::WsPath;
+use crate::record::{BaseContent, Op, Record, RecordBase, RecordState, Seq};
+use crate::revision::{Base, Revision};
+use crate::digest::Digest;
+use crate::store::Row;
+
+/// A record and its timing, which starts anew with the process.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// The record.
+    pub record: Record,
+    /// When its path first changed; monotonic.
+    pub first_at: Duration,
+    /// When its path last changed; monotonic.
+    pub changed_at: Duration,
+    /// It is not sent before this: the file is open and changed, or an attempt was postponed.
+    pub held_until: Option<Duration>,
+}
+
+/// What waits on one path.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// The record that is next to be sent, in flight, or parked.
+    pub current: Slot,
+    /// A change that came while `current` could not take it up.
+    pub next: Option<Slot>,
+    /// The last event heard about this path while `current` was in flight and that looked like
+    /// its echo.
+    pub heard: Option<Revision>,
+}
+
+impl Lane {
+    /// The records of the lane, in order.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        std::iter::once(&self.current.record).chain(self.next.as_ref().map(|next| &next.record))
+    }
+}
+
+/// A change of one path, to be recorded.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The path.
+    pub path: WsPath,
+    /// What to do.
+    pub op: Op,
+    /// The node, for anything but removals.
+    pub ino: Option<Ino>,
+    /// What it was made against, if no record of the path says so already.
+    pub base: Base,
+    /// The bytes it was made against, if they are kept.
+    pub base_content: Option<BaseContent>,
+    /// For the old name of a renamed file: the node to be stored first.
+    pub moved_to: Option<Ino>,
+    /// The small content to send.
+    pub blob: Option<BlobId>,
+    /// Bytes to send.
+    pub size: u64,
+    /// Hold it until then; monotonic.
+    pub held_until: Option<Duration>,
+}
+
+/// Who and when, for a change.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// Number for a new record.
+    pub seq: Seq,
+    /// Random key for a new record.
+    pub key: u64,
+    /// Monotonic now.
+    pub now: Duration,
+    /// Wall-clock now.
+    pub wall: Timestamp,
+}
+
+/// The records that wait for the remote.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    lanes: BTreeMap<WsPath, Lane>,
+    /// Current records that wait, by number.
+    waiting: BTreeMap<Seq, WsPath>,
+    /// How many records with content each node has; a removal of an old name waits for them.
+    puts: HashMap<Ino, u32>,
+    /// How many records refer to each small content.
+    blobs: HashMap<BlobId, u32>,
+    bytes: u64,
+    parked: usize,
+    flight: usize,
+    records: usize,
+    last_change_at: Duration,
+}
+
+impl Outbox {
+    /// Lays persisted records into lanes. Records that were in flight when the process ended are
+    /// sent again: preconditions and identities make that harmless.
+    pub fn restore(&mut self, records: Vec<Record>, now: Duration) {
+        for mut record in records {
+            if record.state == RecordState::Flight {
+                record.state = RecordState::Waiting;
+            }
+            let slot = Slot { record, first_at: now, changed_at: now, held_until: None };
+            self.count(&slot.record, true);
+            let path = slot.record.path.clone();
+            match self.lanes.get_mut(&path) {
+                Some(lane) => lane.next = Some(slot),
+                None => self.enter(path, slot),
+            }
+        }
+    }
+
+    /// The lane of `path`.
+    #[must_use]
+    pub fn lane(&self, path: &WsPath) -> Option<&Lane> {
+        self.lanes.get(path)
+    }
+
+    /// The lane of `path`, for notes that change no record.
+    pub fn lane_mut(&mut self, path: &WsPath) -> Option<&mut Lane> {
+        self.lanes.get_mut(path)
+    }
+
+    /// All lanes by path.
+    pub fn lanes(&self) -> impl Iterator<Item = (&WsPath, &Lane)> {
+        self.lanes.iter()
+    }
+
+    /// Current records that wait, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Slot> {
+        self.waiting.values().filter_map(|path| self.lanes.get(path)).map(|lane| &lane.current)
+    }
+
+    /// Lanes strictly below the folder `path`.
+    pub fn below<'a>(&'a self, path: &'a WsPath) -> impl Iterator<Item = (&'a WsPath, &'a Lane)> {
+        self.lanes
+            .range((Bound::Excluded(path.clone()), Bound::Unbounded))
+            .skip_while(move |(at, _)| !at.is_within(path) && at.as_str().starts_with(path.as_str()))
+            .take_while(move |(at, _)| at.is_within(path))
+    }
+
+    /// Whether a record that carries the node's content is still to be accepted.
+    #[must_use]
+    pub fn has_put(&self, ino: Ino) -> bool {
+        self.puts.contains_key(&ino)
+    }
+
+    /// Whether a record refers to the small content.
+    #[must_use]
+    pub fn uses(&self, blob: BlobId) -> bool {
+        self.blobs.contains_key(&blob)
+    }
+
+    /// Records of all states.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Records refused for good.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.parked
+    }
+
+    /// Records in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flight
+    }
+
+    /// Bytes of all records.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When any path last changed; monotonic.
+    #[must_use]
+    pub fn last_change_at(&self) -> Duration {
+        self.last_change_at
+    }
+
+    /// Takes up a change of one path.
+    pub fn record(&mut self, change: Change, stamp: Stamp, rows: &mut Vec<Row>) {
+        self.last_change_at = stamp.now;
+        let path = change.path.clone();
+        let Some(mut lane) = self.take(&path) else {
+            self.enter_new(change, RecordBaseFrom::Change, stamp, rows);
+            return;
+        };
+        let current = &lane.current.record;
+        if current.state == RecordState::Flight || !coalesces(current.op, change.op) {
+            lane.next = match lane.next.take() {
+                None => Some(new_slot(change, RecordBaseFrom::Before, stamp)),
+                Some(next) if !coalesces(next.record.op, change.op) => {
+                    // Three kinds in a row before the first was sent: the middle one is void.
+                    rows.push(Row::DeleteRecord(next.record.seq));
+                    Some(new_slot(change, RecordBaseFrom::Before, stamp))
+                }
+                Some(next) => coalesce(next, change, stamp, rows),
+            };
+            if let Some(next) = &lane.next {
+                rows.push(Row::PutRecord(Box::new(next.record.clone())));
+            }
+            self.put_back(path, lane);
+            return;
+        }
+        let Lane { current, next, .. } = lane;
+        match (coalesce(current, change, stamp, rows), next) {
+            (Some(slot), next) => {
+                rows.push(Row::PutRecord(Box::new(slot.record.clone())));
+                self.put_back(path, Lane { current: slot, next, heard: None });
+            }
+            (None, Some(mut next)) => {
+                // What came before left nothing at the remote.
+                if next.record.base == RecordBase::Follows {
+                    next.record.base = RecordBase::Known(Base::Absent);
+                }
+                rows.push(Row::PutRecord(Box::new(next.record.clone())));
+                self.put_back(path, Lane { current: next, next: None, heard: None });
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Changes the current record of `path` and persists it; `None` when there is none.
+    pub fn update(
+        &mut self,
+        path: &WsPath,
+        rows: &mut Vec<Row>,
+        change: impl FnOnce(&mut Slot),
+    ) -> Option<()> {
+        let mut lane = self.take(path)?;
+        change(&mut lane.current);
+        rows.push(Row::PutRecord(Box::new(lane.current.record.clone())));
+        self.put_back(path.clone(), lane);
+        Some(())
+    }
+
+    /// Changes the current record of `path` in memory only: what a restart may forget.
+    pub fn mark(&mut self, path: &WsPath, change: impl FnOnce(&mut Slot)) {
+        if let Some(mut lane) = self.take(path) {
+            change(&mut lane.current);
+            self.put_back(path.clone(), lane);
+        }
+    }
+
+    /// Ends the current record of `path`. What follows it becomes current, on the base that the
+    /// end leads to. Returns the ended lane's record and the last event heard meanwhile.
+    pub fn finish(
+        &mut self,
+        path: &WsPath,
+        leads_to: &Base,
+        now: Duration,
+        rows: &mut Vec<Row>,
+    ) -> Option<(Record, Option<Revision>)> {
+        let lane = self.take(path)?;
+        rows.push(Row::DeleteRecord(lane.current.record.seq));
+        if let Some(mut next) = lane.next {
+            if next.record.base == RecordBase::Follows {
+                next.record.base = RecordBase::Known(leads_to.clone());
+            }
+            let void = next.record.op == Op::Delete
+                && next.record.base == RecordBase::Known(Base::Absent);
+            if void {
+                rows.push(Row::DeleteRecord(next.record.seq));
+            } else {
+                next.changed_at = next.changed_at.min(now);
+                rows.push(Row::PutRecord(Box::new(next.record.clone())));
+                self.put_back(path.clone(), Lane { current: next, next: None, heard: None });
+            }
+        }
+        Some((lane.current.record, lane.heard))
+    }
+
+    /// Folds what follows into the current record, which then carries the newest content: its
+    /// request is over and it is about to be decided as a whole.
+    pub fn fold(&mut self, path: &WsPath, rows: &mut Vec<Row>) {
+        let Some(mut lane) = self.take(path) else { return };
+        if let Some(next) = lane.next.take_if(|next| coalesces(lane.current.record.op, next.record.op))
+        {
+            rows.push(Row::DeleteRecord(next.record.seq));
+            let current = &mut lane.current;
+            current.record.op = merged_op(current.record.op, next.record.op);
+            current.record.ino = next.record.ino;
+            current.record.blob = next.record.blob;
+            current.record.size = next.record.size;
+            current.record.moved_to = next.record.moved_to.or(current.record.moved_to);
+            current.changed_at = next.changed_at;
+            current.held_until = next.held_until;
+            rows.push(Row::PutRecord(Box::new(current.record.clone())));
+        }
+        self.put_back(path.clone(), lane);
+    }
+
+    fn enter_new(
+        &mut self,
+        change: Change,
+        base: RecordBaseFrom,
+        stamp: Stamp,
+        rows: &mut Vec<Row>,
+    ) {
+        let path = change.path.clone();
+        let slot = new_slot(change, base, stamp);
+        rows.push(Row::PutRecord(Box::new(slot.record.clone())));
+        self.put_back(path, Lane { current: slot, next: None, heard: None });
+    }
+
+    /// Takes a lane out, with all it counts for.
+    fn take(&mut self, path: &WsPath) -> Option<Lane> {
+        let lane = self.lanes.remove(path)?;
+        for record in lane.records() {
+            self.count(record, false);
+        }
+        self.waiting.remove(&lane.current.record.seq);
+        Some(lane)
+    }
+
+    fn put_back(&mut self, path: WsPath, lane: Lane) {
+        for record in lane.records() {
+            self.count(record, true);
+        }
+        let Lane { current, next, heard } = lane;
+        if current.record.state == RecordState::Waiting {
+            self.waiting.insert(current.record.seq, path.clone());
+        }
+        self.lanes.insert(path, Lane { current, next, heard });
+    }
+
+    fn enter(&mut self, path: WsPath, slot: Slot) {
+        if slot.record.state == RecordState::Waiting {
+            self.waiting.insert(slot.record.seq, path.clone());
+        }
+        self.lanes.insert(path, Lane { current: slot, next: None, heard: None });
+    }
+
+    fn count(&mut self, record: &Record, add: bool) {
+        let step = |count: &mut usize| if add { *count += 1 } else { *count -= 1 };
+        step(&mut self.records);
+        match record.state {
+            RecordState::Parked { .. } => step(&mut self.parked),
+            RecordState::Flight => step(&mut self.flight),
+            RecordState::Waiting => {}
+        }
+        if add {
+            self.bytes += record.size;
+        } else {
+            self.bytes -= record.size;
+        }
+        if let (Op::Put, Some(ino)) = (record.op, record.ino) {
+            tally(&mut self.puts, ino, add);
+        }
+        for blob in record.blobs() {
+            tally(&mut self.blobs, blob, add);
+        }
+    }
+}
+
+/// Counts uses of `key`; one that is not used any more is not there.
+fn tally<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: K, add: bool) {
+    match counts.entry(key) {
+        Entry::Occupied(mut count) if add => *count.get_mut() += 1,
+        Entry::Occupied(count) if *count.get() <= 1 => drop(count.remove()),
+        Entry::Occupied(mut count) => *count.get_mut() -= 1,
+        Entry::Vacant(vacant) if add => drop(vacant.insert(1)),
+        Entry::Vacant(_) => {}
+    }
+}
+
+/// Where a new record's base comes from.
+#[derive(Debug, Clone, Copy)]
+enum RecordBaseFrom {
+    Change,
+    Before,
+}
+
+fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Slot {
+    let record = Record {
+        seq: stamp.seq,
+        key: stamp.key,
+        path: change.path,
+        op: change.op,
+        ino: change.ino,
+        base: match base {
+            RecordBaseFrom::Change => RecordBase::Known(change.base),
+            RecordBaseFrom::Before => RecordBase::Follows,
+        },
+        base_content: change.base_content,
+        moved_to: change.moved_to,
+        blob: change.blob,
+        size: change.size,
+        recorded_at: stamp.wall,
+        state: RecordState::Waiting,
+        attempts: 0,
+        sent: Vec::<Digest>::new(),
+        last_error: None,
+    };
+    Slot {
+        record,
+        first_at: stamp.now,
+        changed_at: stamp.now,
+        held_until: change.held_until,
+    }
+}
+
+/// Whether a newer change of kind `newer` can take the place of an unsent one of kind `older`.
+/// Files and folders of one name are different things at the remote and are sent one by one.
+fn coalesces(older: Op, newer: Op) -> bool {
+    let is_file = |op| matches!(op, Op::Put | Op::Meta | Op::Delete);
+    is_file(older) == is_file(newer)
+}
+
+fn merged_op(older: Op, newer: Op) -> Op {
+    match (older, newer) {
+        // A change of metadata travels with the content that is still to be sent.
+        (Op::Put, Op::Meta) => Op::Put,
+        (_, newer) => newer,
+    }
+}
+
+/// The one record that has the effect of both; `None` when together they have none.
+fn coalesce(mut older: Slot, newer: Change, stamp: Stamp, rows: &mut Vec<Row>) -> Option<Slot> {
+    let record = &mut older.record;
+    let never_there = record.base == RecordBase::Known(Base::Absent) && record.sent.is_empty();
+    let undone = match (record.op, newer.op) {
+        (Op::Put | Op::Meta, Op::Delete) => never_there,
+        (Op::MakeDir, Op::RemoveDir) | (Op::RemoveDir, Op::MakeDir) => record.attempts == 0,
+        _ => false,
+    };
+    if undone {
+        rows.push(Row::DeleteRecord(record.seq));
+        return None;
+    }
+    record.op = merged_op(record.op, newer.op);
+    record.ino = newer.ino;
+    // What has to be stored first still has to.
+    record.moved_to = newer.moved_to.or(record.moved_to);
+    record.blob = newer.blob;
+    record.size = newer.size;
+    if record.base_content.is_none() && newer.base_content.is_some() && record.attempts == 0 {
+        record.base_content = newer.base_content;
+    }
+    // Newer content deserves a new try even where the older was refused.
+    record.state = RecordState::Waiting;
+    older.changed_at = stamp.now;
+    older.held_until = newer.held_until;
+    Some(older)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Planning: which records are sent now, together, and when to look again.
+//!
+//! Pure: reads the core, marks what it hands out as in flight. The same decision tells people why
+//! a record is held ([`Core::hold_of`]).
+
+use std::time::Duration;
+
+use super::core::{Core, Now};
+use super::outbox::Slot;
+use crate::node::{BlobId, Content, FileId, Ino, Kind};
+use crate::path::WsPath;
+use crate::record::{Op, Record, RecordState, Seq};
+use crate::remote::{Capabilities, Metadata, trimmed_by_bulk};
+use crate::revision::{Base, Precondition, precondition};
+
+/// How many waiting records one round looks at: bounds the time under the lock.
+const SCAN_MAX: usize = 8192;
+
+/// Files from this size on travel by themselves where the server takes raw bodies.
+const RAW_FROM: u64 = 256 << 10;
+
+/// Most requests with one file in flight.
+const SINGLES_MAX: usize = 8;
+
+/// Something to be done outside the lock.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// Send these together.
+    Bulk(Vec<Item>),
+    /// Send this one by itself.
+    Single(Item),
+    /// Read the path's remote state and decide over its record.
+    Settle {
+        /// The path.
+        path: WsPath,
+        /// Its record.
+        seq: Seq,
+    },
+    /// Fetch the content of a node: what waits for it may otherwise lose it.
+    Fetch(Ino),
+    /// Read the remote state of a path that is quiet now.
+    Recheck(WsPath),
+    /// Find out whether the server is back.
+    Probe,
+}
+
+/// One record to be sent.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Its number.
+    pub seq: Seq,
+    /// Its path.
+    pub path: WsPath,
+    /// What to do.
+    pub op: Op,
+    /// The condition.
+    pub precondition: Precondition,
+    /// Where the bytes are.
+    pub source: ItemSource,
+    /// How many.
+    pub size: u64,
+    /// What goes with it.
+    pub metadata: Metadata,
+    /// The node.
+    pub ino: Option<Ino>,
+    /// The record as it is sent.
+    pub record: Record,
+    /// Moved on the server instead of sent again: the old name and its condition.
+    pub moved_from: Option<(WsPath, Precondition)>,
+}
+
+/// Where the bytes of an item are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemSource {
+    /// There are none.
+    Nothing,
+    /// In the store.
+    Blob(BlobId),
+    /// In a working file.
+    File(FileId),
+    /// The target of a symbolic link.
+    Text(String),
+    /// Still only at the remote, under this node's old name: fetch first.
+    Remote(Ino),
+}
+
+/// What to do now and when to plan again at the latest.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// What to do.
+    pub tasks: Vec<Task>,
+    /// When to plan again; monotonic.
+    pub deadline: Option<Duration>,
+}
+
+/// Why a record is not sent now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Its file is open and changed, or an attempt was postponed.
+    Open(Duration),
+    /// Something else has to be stored or removed first.
+    After,
+    /// The bytes it depends on must be fetched first.
+    Needs(Ino),
+    /// Deletes are frozen: the server's tree looks reset.
+    Frozen,
+}
+
+impl Core {
+    /// Decides what to send now.
+    pub fn plan(&mut self, now: Now) -> Plan {
+        let mut plan = Plan::default();
+        let Some(capabilities) = self.capabilities else {
+            self.plan_probe(now, &mut plan);
+            plan.deadline = self.link.next_try();
+            return plan;
+        };
+        if self.link.is_down() && self.outbox.waiting().next().is_none() {
+            self.plan_probe(now, &mut plan);
+            plan.deadline = self.link.next_try();
+            return plan;
+        }
+        if !self.link.may_send(now.mono) {
+            plan.deadline = self.link.next_try().filter(|_| self.link.pause().is_none());
+            return plan;
+        }
+        loop {
+            // While the way is down one trial goes ahead; the rest follows when it got through.
+            let trial = self.link.is_down();
+            if trial && self.batches_in_flight + self.singles_in_flight > 0 {
+                break;
+            }
+            let round = self.round(capabilities, now, &mut plan);
+            if !round || trial {
+                break;
+            }
+        }
+        if !self.link.is_down() {
+            self.plan_rechecks(&mut plan);
+        }
+        plan
+    }
+
+    fn plan_probe(&mut self, now: Now, plan: &mut Plan) {
+        if self.link.may_try(now.mono) && !self.probing {
+            self.probing = true;
+            plan.tasks.push(Task::Probe);
+        }
+    }
+
+    /// Plans at most one bulk request and some single ones. Returns whether there may be more.
+    fn round(&mut self, capabilities: Capabilities, now: Now, plan: &mut Plan) -> bool {
+        let Some(oldest) = self.outbox.waiting().map(|slot| slot.first_at).min_by_key(|at| *at)
+        else {
+            return false;
+        };
+        let hurry = self.urgent || self.draining;
+        let settings = &self.settings;
+        let due_at = (self.outbox.last_change_at() + settings.debounce)
+            .min(oldest + settings.max_delay);
+        let due = hurry || now.mono >= due_at;
+        let mut batch: Vec<(WsPath, u64)> = Vec::new();
+        let mut batch_bytes = 0;
+        let mut full = false;
+        let mut singles = Vec::new();
+        let mut fetches = Vec::new();
+        let mut wake_at: Option<Duration> = None;
+        let free_singles = SINGLES_MAX.saturating_sub(self.singles_in_flight);
+        let files_max = self.batch_limit();
+        for slot in self.outbox.waiting().take(SCAN_MAX) {
+            match self.hold_of(slot, now.mono) {
+                None => {}
+                Some(Hold::Open(until)) if !hurry => {
+                    wake_at = Some(wake_at.map_or(until, |at| at.min(until)));
+                    continue;
+                }
+                Some(Hold::Open(_)) => {}
+                Some(Hold::Needs(ino)) => {
+                    fetches.push(ino);
+                    continue;
+                }
+                Some(Hold::After | Hold::Frozen) => continue,
+            }
+            let record = &slot.record;
+            if self.travels_alone(record, capabilities) {
+                if singles.len() < free_singles {
+                    singles.push(record.path.clone());
+                }
+                continue;
+            }
+            let bytes = estimate(record);
+            if !batch.is_empty() && (batch_bytes + bytes > self.body_bytes) {
+                full = true;
+                break;
+            }
+            batch_bytes += bytes;
+            batch.push((record.path.clone(), bytes));
+            if batch.len() >= files_max {
+                full = true;
+                break;
+            }
+        }
+        if batch.is_empty() && singles.is_empty() && fetches.is_empty() {
+            // Everything is held; when the first hold ends is when to look again.
+            plan.deadline = earlier(plan.deadline, wake_at);
+            return false;
+        }
+        if !due && !full {
+            plan.deadline = earlier(plan.deadline, Some(due_at));
+            return false;
+        }
+        plan.deadline = earlier(plan.deadline, wake_at);
+        plan.tasks.extend(fetches.into_iter().map(Task::Fetch));
+        for path in singles {
+            if let Some(item) = self.hand_out(&path, capabilities) {
+                self.singles_in_flight += 1;
+                plan.tasks.push(Task::Single(item));
+            }
+        }
+        // While a request is under way, new records gather; only a full batch goes beside it.
+        let may_send = self.batches_in_flight == 0
+            || (full && self.batches_in_flight < self.settings.in_flight_max);
+        if batch.is_empty() || !may_send {
+            return false;
+        }
+        let items: Vec<Item> =
+            batch.iter().filter_map(|(path, _)| self.hand_out(path, capabilities)).collect();
+        if items.is_empty() {
+            return false;
+        }
+        self.batches_in_flight += 1;
+        plan.tasks.push(Task::Bulk(items));
+        full
+    }
+
+    /// Why the record is not to be sent now; `None` when it is free to go.
+    #[must_use]
+    pub fn hold_of(&self, slot: &Slot, now: Duration) -> Option<Hold> {
+        let record = &slot.record;
+        if let Some(until) = slot.held_until.filter(|until| *until > now) {
+            return Some(Hold::Open(until));
+        }
+        if self.reset_suspected.is_some() && matches!(record.op, Op::Delete | Op::RemoveDir) {
+            return Some(Hold::Frozen);
+        }
+        if let Some(moved_to) = record.moved_to
+            && self.outbox.has_put(moved_to)
+        {
+            if matches!(record.op, Op::Delete | Op::RemoveDir) {
+                return Some(Hold::After);
+            }
+            // The old name is stored anew: the bytes that it has there must be here first.
+            let body = self.tree.get(moved_to).and_then(|node| node.body());
+            if body.is_some_and(|body| body.content == Content::Remote) {
+                return Some(Hold::Needs(moved_to));
+            }
+        }
+        match record.op {
+            Op::RemoveDir => self.outbox.below(&record.path).next().map(|_| Hold::After),
+            Op::Put | Op::MakeDir => self.blocked_by_kind(record).then_some(Hold::After),
+            Op::Delete | Op::Meta => None,
+        }
+    }
+
+    /// Whether a file that is to go stands in the way of this one: above it, or below it where it
+    /// was a folder. A removal that itself waits for this record does not count.
+    fn blocked_by_kind(&self, record: &Record) -> bool {
+        let blocks = |other: &Record| {
+            other.op == Op::Delete && (other.moved_to.is_none() || other.moved_to != record.ino)
+        };
+        let mut above = record.path.parent();
+        while let Some(path) = above {
+            if self.outbox.lane(&path).is_some_and(|lane| blocks(&lane.current.record)) {
+                return true;
+            }
+            above = path.parent();
+        }
+        record.op == Op::Put
+            && self.outbox.below(&record.path).any(|(_, lane)| blocks(&lane.current.record))
+    }
+
+    fn travels_alone(&self, record: &Record, capabilities: Capabilities) -> bool {
+        match record.op {
+            Op::Put => {
+                let trimmed = capabilities == Capabilities::default() && trimmed_by_bulk(&record.path);
+                let moves = self.movable(record, capabilities).is_some();
+                trimmed
+                    || (!moves && record.size > self.body_bytes / 2)
+                    || (!moves && capabilities.raw && record.size >= RAW_FROM)
+            }
+            Op::Delete => !capabilities.bulk_delete,
+            Op::Meta | Op::MakeDir | Op::RemoveDir => false,
+        }
+    }
+
+    /// The old name of an unchanged renamed file that the server can move by itself.
+    fn movable(
+        &self,
+        record: &Record,
+        capabilities: Capabilities,
+    ) -> Option<(WsPath, Precondition)> {
+        if !capabilities.bulk_move || record.attempts > 0 {
+            return None;
+        }
+        let origin = self.tree.get(record.ino?)?.origin.clone()?;
+        let lane = self.outbox.lane(&origin)?;
+        let old = &lane.current.record;
+        let free = old.op == Op::Delete
+            && old.moved_to == record.ino
+            && old.state == RecordState::Waiting
+            && old.sent.is_empty()
+            && lane.next.is_none()
+            && self.reset_suspected.is_none();
+        let Some(Base::Revision(revision)) = old.known_base().filter(|_| free) else { return None };
+        Some((origin, Precondition::Match(revision.clone())))
+    }
+
+    /// Marks the current record of a path as in flight and describes it for the request.
+    fn hand_out(&mut self, path: &WsPath, capabilities: Capabilities) -> Option<Item> {
+        let lane = self.outbox.lane(path)?;
+        let record = lane.current.record.clone();
+        let base = record.known_base()?;
+        // A base that gives no condition here is never sent: absent is refused when something is
+        // there, and then the remote's state is read.
+        let precondition =
+            precondition(base, capabilities.unmodified_since).unwrap_or(Precondition::Absent);
+        let moved_from = self.movable(&record, capabilities);
+        let node = record.ino.and_then(|ino| self.tree.get(ino));
+        let source = match (record.op, node.map(|node| &node.kind)) {
+            (Op::Put, Some(Kind::Symlink { target })) => ItemSource::Text(target.to_string()),
+            (Op::Put, Some(Kind::File(body))) => match (record.blob, body.content) {
+                (Some(blob), _) => ItemSource::Blob(blob),
+                (None, Content::File(file)) => ItemSource::File(file),
+                (None, Content::Remote) => ItemSource::Remote(node.map(|node| node.ino)?),
+                (None, Content::Empty | Content::Blob(_)) => ItemSource::Nothing,
+            },
+            _ => ItemSource::Nothing,
+        };
+        let metadata = node.map_or_else(Metadata::default, |node| Metadata {
+            mode: Some(node.mode),
+            mtime: (!node.is_dir()).then_some(node.mtime),
+            symlink: match &node.kind {
+                Kind::Symlink { target } => Some(target.to_string()),
+                Kind::File(_) | Kind::Dir { .. } => None,
+            },
+        });
+        let mark = |slot: &mut Slot| {
+            slot.record.state = RecordState::Flight;
+            slot.record.attempts += 1;
+            slot.held_until = None;
+        };
+        self.outbox.mark(path, mark);
+        if let Some((origin, _)) = &moved_from {
+            self.outbox.mark(origin, mark);
+        }
+        let (seq, op, size, ino) = (record.seq, record.op, record.size, record.ino);
+        let path = path.clone();
+        Some(Item { seq, path, op, precondition, source, size, metadata, ino, record, moved_from })
+    }
+
+    /// Hands out reads of paths that were busy when the remote changed them, a few at a time.
+    fn plan_rechecks(&mut self, plan: &mut Plan) {
+        if self.rechecks_in_flight.len() >= SINGLES_MAX {
+            return;
+        }
+        let free = SINGLES_MAX - self.rechecks_in_flight.len();
+        let quiet: Vec<WsPath> = self
+            .recheck
+            .iter()
+            .filter(|path| !self.is_pending(path) && !self.rechecks_in_flight.contains(*path))
+            .take(free)
+            .cloned()
+            .collect();
+        for path in quiet {
+            self.rechecks_in_flight.insert(path.clone());
+            plan.tasks.push(Task::Recheck(path));
+        }
+    }
+}
+
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Encoded bytes of a record inside a bulk body, with room for base64 and escapes. The exact
+/// length is checked when the body is built.
+fn estimate(record: &Record) -> u64 {
+    let path = 2 * record.path.as_str().len() as u64;
+    let body = if record.op == Op::Put { record.size + record.size / 3 } else { 0 };
+    path + body + 512
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,567 @@
+//! Replies: what an answered, refused or lost request leads to.
+//!
+//! Pure: changes the core, returns what to do next. Accepting a record and adopting its revision
+//! are one step under the lock and one submission to the store.
+
+use std::time::Duration;
+
+use super::core::{Changes, Core, LastBatch, Now};
+use super::inbound::Source;
+use super::outbox::Slot;
+use super::plan::{Item, Task};
+use super::settle::{Verdict, settle};
+use crate::digest::Digest;
+use crate::node::{Node, Synced};
+use crate::path::WsPath;
+use crate::record::{ConflictRow, Op, Record, RecordBase, RecordState, Seq};
+use crate::remote::{Outcome, RemoteError, RemoteFile};
+use crate::revision::{Base, Revision};
+use crate::store::Row;
+
+/// How often a record may be refused although the remote is unchanged before a person must look.
+const REFUSALS_MAX: u32 = 8;
+
+/// Smallest body cap that is ever learned; encoded bytes.
+const BODY_BYTES_MIN: u64 = 16 << 10;
+
+/// What became of one item of a request.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The item.
+    pub item: Item,
+    /// The digest of the bytes that were sent.
+    pub digest: Option<Digest>,
+    /// What the reply says; `None` when it was left out of the request after all.
+    pub outcome: Option<Outcome>,
+}
+
+impl Core {
+    /// Notes what is about to be sent, so that its fate can be settled even after a crash.
+    pub fn note_sending(&mut self, path: &WsPath, seq: Seq, digest: Digest, changes: &mut Changes) {
+        let current = self.outbox.lane(path).is_some_and(|lane| lane.current.record.seq == seq);
+        if current {
+            self.outbox.update(path, &mut changes.rows, |slot| slot.record.note_sent(digest));
+        }
+    }
+
+    /// Takes up the answers of a request. Returns what must be settled.
+    pub fn answered(
+        &mut self,
+        answers: Vec<Answer>,
+        took: Duration,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Vec<Task> {
+        self.link.reached();
+        self.stats.requests += 1;
+        self.limit_batches(None);
+        let mut files = 0;
+        let mut bytes = 0;
+        let mut tasks = Vec::new();
+        for Answer { item, digest, outcome } in answers {
+            let accepted = matches!(outcome, Some(Outcome::Accepted { .. }));
+            if accepted {
+                files += 1;
+                bytes += item.size;
+            }
+            tasks.extend(self.answer(&item, digest, outcome, now, changes));
+        }
+        if files > 0 {
+            self.stats.last_batch = Some(LastBatch { files, bytes, duration: took, at: now.wall });
+            self.note_accepted(files, bytes, now);
+            let at = now.wall.to_string();
+            changes.rows.push(Row::SetMeta("last_ack_at", Some(at)));
+        }
+        tasks
+    }
+
+    /// Puts items back that were not sent after all.
+    pub fn return_items(
+        &mut self,
+        answers: Vec<Answer>,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Vec<Task> {
+        answers
+            .into_iter()
+            .filter_map(|answer| self.answer(&answer.item, None, None, now, changes))
+            .collect()
+    }
+
+    fn note_accepted(&mut self, files: u64, bytes: u64, now: Now) {
+        let stats = &mut self.stats;
+        stats.accepted += files;
+        stats.accepted_bytes += bytes;
+        stats.last_ack_at = Some(now.wall);
+        let second = now.mono.as_secs();
+        match stats.recent.back_mut() {
+            Some(newest) if newest.0 == second => {
+                newest.1 += files;
+                newest.2 += bytes;
+            }
+            _ => stats.recent.push_back((second, files, bytes)),
+        }
+        while stats.recent.front().is_some_and(|oldest| oldest.0 + 60 < second) {
+            stats.recent.pop_front();
+        }
+    }
+
+    fn answer(
+        &mut self,
+        item: &Item,
+        digest: Option<Digest>,
+        outcome: Option<Outcome>,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Option<Task> {
+        let Some(record) = self.current(&item.path, item.seq) else { return None };
+        let settle = Task::Settle { path: item.path.clone(), seq: item.seq };
+        match outcome {
+            None => {
+                self.requeue(item, 0, changes);
+                None
+            }
+            Some(Outcome::Accepted { revision }) => {
+                self.accepted(item, digest, revision, now, changes);
+                None
+            }
+            // A move is only a short cut; what it cannot do is done the long way.
+            Some(_) if item.moved_from.is_some() => {
+                self.requeue(item, 1, changes);
+                None
+            }
+            Some(Outcome::Conflict { .. } | Outcome::Unknown) => Some(settle),
+            Some(Outcome::Absent) if record.op == Op::Delete || record.op == Op::RemoveDir => {
+                self.end_record(&item.path, &Base::Absent, now.mono, changes);
+                None
+            }
+            Some(Outcome::Absent) => Some(settle),
+            Some(Outcome::NotEmpty) => {
+                self.end_record(&item.path, &Base::Absent, now.mono, changes);
+                self.note_recheck(&item.path, changes);
+                None
+            }
+            Some(Outcome::Refused { code, message }) => {
+                self.park(&item.path, &code, &message, now, changes);
+                None
+            }
+        }
+    }
+
+    fn current(&self, path: &WsPath, seq: Seq) -> Option<&Record> {
+        let record = &self.outbox.lane(path)?.current.record;
+        (record.seq == seq).then_some(record)
+    }
+
+    /// The remote stored the record.
+    fn accepted(
+        &mut self,
+        item: &Item,
+        digest: Option<Digest>,
+        revision: Option<Revision>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let base = revision.clone().map_or(Base::Absent, Base::Revision);
+        if let Some((origin, _)) = &item.moved_from {
+            self.end_record(origin, &Base::Absent, now.mono, changes);
+        }
+        match item.op {
+            Op::Put | Op::Meta | Op::MakeDir => {
+                let ended = self.adopt_accepted(item, digest, revision.clone());
+                let leads_to = if item.op == Op::MakeDir { Base::Absent } else { base };
+                let heard = self.end_record(&item.path, &leads_to, now.mono, changes);
+                if let Some(ino) = ended {
+                    self.put_node(ino, changes);
+                }
+                let Some((record, heard)) = heard else { return };
+                // Somebody else's version came by while ours was under way.
+                let other = heard.is_some_and(|heard| {
+                    Some(&heard) != revision.as_ref()
+                        && !revision.as_ref().is_some_and(|ours| heard.is_older_than(ours))
+                });
+                // Without a revision the next change must recognise these bytes as ours.
+                if let (None, Some(digest)) = (&revision, digest) {
+                    self.outbox.mark(&item.path, |slot| slot.record.note_sent(digest));
+                }
+                if other || (revision.is_none() && record.op == Op::Put) {
+                    self.note_recheck(&item.path, changes);
+                }
+            }
+            Op::Delete | Op::RemoveDir => {
+                self.end_record(&item.path, &Base::Absent, now.mono, changes);
+            }
+        }
+    }
+
+    /// Notes on the node which remote version it derives from now.
+    fn adopt_accepted(
+        &mut self,
+        item: &Item,
+        digest: Option<Digest>,
+        revision: Option<Revision>,
+    ) -> Option<crate::node::Ino> {
+        let ino = item.ino?;
+        // A node that moved on meanwhile has another name; this revision is not about that one.
+        if self.tree.path_of(ino).as_ref() != Some(&item.path) {
+            return None;
+        }
+        let node = self.tree.get_mut(ino)?;
+        let kept = node.synced.as_deref().and_then(|synced| synced.digest);
+        let digest = match item.op {
+            Op::Meta => kept,
+            _ if item.moved_from.is_some() => item.record.sent.last().copied().or(digest),
+            _ => digest,
+        };
+        node.synced = Some(Box::new(Synced { revision, digest, edited_at: None }));
+        node.origin = None;
+        Some(ino)
+    }
+
+    /// Puts an item back to wait. `attempts` 0 takes back that it was tried at all.
+    fn requeue(&mut self, item: &Item, attempts: u32, changes: &mut Changes) {
+        let mut paths = vec![&item.path];
+        paths.extend(item.moved_from.as_ref().map(|(origin, _)| origin));
+        for path in paths {
+            self.outbox.update(path, &mut changes.rows, |slot| {
+                slot.record.state = RecordState::Waiting;
+                if attempts == 0 {
+                    slot.record.attempts = slot.record.attempts.saturating_sub(1);
+                }
+            });
+            self.fold_waiting(path, changes);
+        }
+    }
+
+    /// A newer change that waited behind a record which is to be sent again joins it.
+    fn fold_waiting(&mut self, path: &WsPath, changes: &mut Changes) {
+        let before: Vec<_> = self
+            .outbox
+            .lane(path)
+            .map(|lane| lane.records().flat_map(Record::blobs).collect())
+            .unwrap_or_default();
+        self.outbox.fold(path, &mut changes.rows);
+        let ino = self.outbox.lane(path).and_then(|lane| lane.current.record.ino);
+        for blob in before {
+            self.release_blob(blob, ino, changes);
+        }
+    }
+
+    /// A request failed as a whole.
+    pub fn failed(
+        &mut self,
+        items: Vec<Item>,
+        error: &RemoteError,
+        sent_bytes: u64,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        self.stats.requests += 1;
+        let alone = items.len() == 1;
+        let jitter = self.jitter();
+        match error {
+            RemoteError::TooLarge => {
+                self.link.reached();
+                if !alone {
+                    self.learn_body_cap(sent_bytes / 2, changes);
+                }
+            }
+            RemoteError::Invalid { .. } => {
+                self.link.reached();
+                self.limit_batches(Some((items.len() / 2).max(1)));
+            }
+            RemoteError::Forbidden { message } => {
+                // The whole request: the credential may not write at all.
+                let refused = RemoteError::Auth { message: message.clone() };
+                self.link.failed(&refused, now.mono, now.wall, jitter);
+            }
+            RemoteError::Local { message } => {
+                tracing::error!(%message, "content could not be read for sending");
+            }
+            RemoteError::Unreachable { .. }
+            | RemoteError::Busy { .. }
+            | RemoteError::Auth { .. }
+            | RemoteError::Gone { .. }
+            | RemoteError::Untrusted { .. }
+            | RemoteError::Garbled { .. } => {
+                if self.link.failed(error, now.mono, now.wall, jitter) {
+                    tracing::warn!(%error, "the server cannot be used, changes wait in the outbox");
+                }
+            }
+        }
+        self.note_error(error_code(error), &error.to_string(), now.wall);
+        for item in items {
+            let hold = matches!(error, RemoteError::Local { .. } | RemoteError::Garbled { .. });
+            let text = error.to_string();
+            let concerned = match error {
+                RemoteError::TooLarge if alone => Some("too_large"),
+                RemoteError::Invalid { .. } if alone => Some("invalid"),
+                _ => None,
+            };
+            if let Some(code) = concerned.filter(|_| item.moved_from.is_none()) {
+                self.park(&item.path, code, &text, now, changes);
+                continue;
+            }
+            self.requeue(&item, 1, changes);
+            self.outbox.mark(&item.path, |slot| {
+                slot.record.last_error = Some(text);
+                if hold {
+                    slot.held_until = Some(now.mono + Duration::from_secs(1));
+                }
+            });
+        }
+    }
+
+    fn learn_body_cap(&mut self, bytes: u64, changes: &mut Changes) {
+        self.body_bytes = bytes.clamp(BODY_BYTES_MIN, self.body_bytes);
+        tracing::info!(bytes = self.body_bytes, "the server takes smaller requests, learned");
+        changes.rows.push(Row::SetMeta("body_bytes", Some(self.body_bytes.to_string())));
+    }
+
+    /// Sets a record aside with its bytes: refused for good.
+    pub(super) fn park(
+        &mut self,
+        path: &WsPath,
+        code: &str,
+        message: &str,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        tracing::warn!(%path, code, message, "change refused by the server, parked");
+        self.note_error(code, &format!("{path}: {message}"), now.wall);
+        let newer = self.outbox.lane(path).is_some_and(|lane| lane.next.is_some());
+        self.outbox.update(path, &mut changes.rows, |slot| {
+            slot.record.last_error = Some(message.to_owned());
+            slot.record.state = if newer {
+                RecordState::Waiting
+            } else {
+                RecordState::Parked { code: code.to_owned(), message: message.to_owned() }
+            };
+        });
+        if newer {
+            self.fold_waiting(path, changes);
+        }
+    }
+
+    /// Tries parked records again that a new credential may be allowed to send.
+    pub fn unpark(&mut self, concerned: impl Fn(&str) -> bool, changes: &mut Changes) {
+        let parked: Vec<WsPath> = self
+            .outbox
+            .lanes()
+            .filter(|(_, lane)| {
+                matches!(&lane.current.record.state,
+                    RecordState::Parked { code, .. } if concerned(code))
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in parked {
+            self.outbox.update(&path, &mut changes.rows, |slot| {
+                slot.record.state = RecordState::Waiting;
+            });
+        }
+    }
+
+    /// Decides over a record after the remote's state was read. Returns whether both sides must be
+    /// kept, which needs the disk.
+    pub fn settled(
+        &mut self,
+        path: &WsPath,
+        seq: Seq,
+        theirs: Option<&RemoteFile>,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Option<Record> {
+        self.link.reached();
+        let record = self.current(path, seq)?.clone();
+        let ours = record.sent.last();
+        match settle(&record, ours, theirs) {
+            Verdict::Adopt => self.settle_adopt(&record, theirs, now, changes),
+            Verdict::Resend(_) if record.attempts > REFUSALS_MAX => {
+                let message = "refused again and again although nothing changed there";
+                self.park(path, "refused", message, now, changes);
+            }
+            Verdict::Resend(base) => {
+                self.outbox.update(path, &mut changes.rows, |slot| {
+                    slot.record.state = RecordState::Waiting;
+                    slot.record.base = RecordBase::Known(base);
+                });
+                self.fold_waiting(path, changes);
+            }
+            Verdict::Keep => return Some(record),
+            Verdict::Yield => self.settle_yield(&record, theirs, now, changes),
+        }
+        None
+    }
+
+    fn settle_adopt(
+        &mut self,
+        record: &Record,
+        theirs: Option<&RemoteFile>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let base = match theirs.map(|file| (&file.revision, file.edited_at)) {
+            Some((Some(revision), _)) => Base::Revision(revision.clone()),
+            Some((None, Some(date))) => Base::Date(date),
+            _ => Base::Absent,
+        };
+        let at_path = |node: &Node, core: &Self| {
+            core.tree.path_of(node.ino).as_ref() == Some(&record.path)
+        };
+        if let (Some(ino), Some(file)) = (record.ino, theirs)
+            && self.tree.get(ino).is_some_and(|node| at_path(node, self))
+            && let Some(node) = self.tree.get_mut(ino)
+        {
+            node.synced = Some(Box::new(Synced {
+                revision: file.revision.clone(),
+                digest: file.digest,
+                edited_at: file.edited_at,
+            }));
+            node.origin = None;
+            self.put_node(ino, changes);
+        }
+        self.end_record(&record.path, &base, now.mono, changes);
+        self.note_accepted(1, record.size, now);
+    }
+
+    /// Our removal, or change of metadata only, gives way to their edit.
+    fn settle_yield(
+        &mut self,
+        record: &Record,
+        theirs: Option<&RemoteFile>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let base = record.known_base().cloned().unwrap_or(Base::Absent);
+        // What follows on this path must not take their version for its base: nobody here saw it.
+        let leads_to = if record.op == Op::Delete { Base::Absent } else { base };
+        self.end_record(&record.path, &leads_to, now.mono, changes);
+        if record.op == Op::Delete
+            && let Some(file) = theirs
+        {
+            tracing::warn!(path = %record.path, "removed here, edited there: the edit stays");
+            let conflict = ConflictRow {
+                id: format!("c-{}", record.seq.0),
+                path: record.path.clone(),
+                at: now.wall,
+                kind: "delete".to_owned(),
+                base_revision: base_text(record),
+                theirs_revision: file.revision.as_ref().map(ToString::to_string),
+                ours: None,
+                theirs: theirs_of(file),
+                folder: String::new(),
+            };
+            self.add_conflict(conflict, changes);
+        }
+        match theirs {
+            Some(file) => {
+                self.stored(file, Source::Read, false, now, changes);
+            }
+            None => self.note_recheck(&record.path, changes),
+        }
+    }
+
+    /// Lists a conflict.
+    pub(super) fn add_conflict(&mut self, conflict: ConflictRow, changes: &mut Changes) {
+        changes.rows.push(Row::PutConflict(Box::new(conflict.clone())));
+        self.conflicts.retain(|other| other.id != conflict.id);
+        self.conflicts.push(conflict);
+    }
+
+    /// Both sides are safe on disk: theirs takes the name, our record ends.
+    pub fn kept(
+        &mut self,
+        record: &Record,
+        theirs: &RemoteFile,
+        conflict: ConflictRow,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let base = match (&theirs.revision, theirs.edited_at) {
+            (Some(revision), _) => Base::Revision(revision.clone()),
+            (None, Some(date)) => Base::Date(date),
+            (None, None) => Base::Absent,
+        };
+        self.end_record(&record.path, &base, now.mono, changes);
+        if let Some(ino) = self.tree.resolve(&record.path)
+            && self.tree.get(ino).is_some_and(|node| !node.is_dir())
+        {
+            self.adopt_version(ino, theirs, changes);
+            self.replace(ino, theirs, now, changes);
+            changes.invalidations.push(super::core::Invalidation::Node(ino));
+        }
+        self.add_conflict(conflict, changes);
+        self.recheck.remove(&record.path);
+        changes.rows.push(Row::DeleteRecheck(record.path.clone()));
+    }
+
+    /// Lets a record wait a while, e.g. because its file is open.
+    pub fn postpone(&mut self, path: &WsPath, until: Duration, changes: &mut Changes) {
+        self.outbox.update(path, &mut changes.rows, |slot: &mut Slot| {
+            slot.record.state = RecordState::Waiting;
+        });
+        self.fold_waiting(path, changes);
+        self.outbox.mark(path, |slot| slot.held_until = Some(until));
+    }
+
+    /// A request that carried changes is over.
+    pub fn batch_over(&mut self) {
+        self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
+    }
+
+    /// A request with one file is over.
+    pub fn single_over(&mut self) {
+        self.singles_in_flight = self.singles_in_flight.saturating_sub(1);
+    }
+
+    /// Most files in the next request.
+    pub(super) fn batch_limit(&self) -> usize {
+        self.batch_limit.unwrap_or(self.settings.batch_files_max)
+    }
+
+    /// After a refused request batches are halved until the bad record is alone; each request that
+    /// is understood doubles them again.
+    fn limit_batches(&mut self, limit: Option<usize>) {
+        self.batch_limit = match limit {
+            Some(limit) => Some(limit),
+            None => self
+                .batch_limit
+                .map(|limit| limit * 2)
+                .filter(|limit| *limit < self.settings.batch_files_max),
+        };
+    }
+}
+
+/// The base's revision, for people.
+pub(super) fn base_text(record: &Record) -> Option<String> {
+    match record.known_base()? {
+        Base::Revision(revision) => Some(revision.to_string()),
+        Base::Absent | Base::Date(_) => None,
+    }
+}
+
+/// Size and digest of theirs, where both are known.
+pub(super) fn theirs_of(file: &RemoteFile) -> Option<(u64, Digest)> {
+    let size = match (&file.body, file.size) {
+        (Some(body), _) => body.len() as u64,
+        (None, crate::remote::Size::Exact(size) | crate::remote::Size::AtMost(size)) => size,
+    };
+    Some((size, file.digest?))
+}
+
+/// The code that `mountctl` shows for a failed request.
+#[must_use]
+pub fn error_code(error: &RemoteError) -> &'static str {
+    match error {
+        RemoteError::Unreachable { .. } => "UNREACHABLE",
+        RemoteError::Busy { .. } => "SERVER_BUSY",
+        RemoteError::Auth { .. } => "AUTH",
+        RemoteError::Forbidden { .. } => "FORBIDDEN",
+        RemoteError::Gone { .. } => "WORKSPACE_GONE",
+        RemoteError::TooLarge => "TOO_LARGE",
+        RemoteError::Invalid { .. } => "INVALID",
+        RemoteError::Untrusted { .. } => "UNTRUSTED",
+        RemoteError::Garbled { .. } => "REPLY_GARBLED",
+        RemoteError::Local { .. } => "LOCAL_DISK",
+    }
+}

@@ -1,0 +1,561 @@
+//! The runner: the one task that plans, starts what was planned, and hears what came of it.
+//!
+//! Everything it waits for is in one `select`; nothing is decided here. It runs on tokio, and the
+//! engine stops the process when it panics: the outbox is durable, a restart is the safest repair.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::core::{Core, Stream};
+use super::link::{Cause, Pause, Wake, Way};
+use super::plan::Task;
+use super::shared::{Notice, NoticeKind, Shared};
+use crate::path::WsPath;
+use crate::record::{RecordState, Seq};
+use crate::remote::{Capabilities, Cursor, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent};
+
+/// How often a connection is tried while the server cannot be reached: what lets the replay start
+/// within a second of its return without a request being made.
+const REACH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often open files are looked at whose bytes are not committed yet.
+const SEAL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often leftovers are cleared while there is work.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Quiet time after which the log is moved into the database.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Events that may wait for the runner.
+pub const FEED_MAX: usize = 1024;
+
+/// Commands that may wait for the runner.
+pub const COMMANDS_MAX: usize = 64;
+
+/// What people ask of the engine.
+#[derive(Debug)]
+pub enum Command {
+    /// Hold back dispatch.
+    Pause {
+        /// Why and how long.
+        pause: Pause,
+        /// Told the pause that was in force before.
+        reply: oneshot::Sender<Option<Pause>>,
+    },
+    /// End a pause, a back-off, a suspected reset; try now.
+    Resume {
+        /// Told what it ended.
+        reply: oneshot::Sender<Resumed>,
+    },
+    /// Empty the outbox now.
+    Flush {
+        /// Only what is at or below this path.
+        path: Option<WsPath>,
+        /// Give up after this.
+        timeout: Duration,
+        /// Told how it went.
+        reply: oneshot::Sender<Flushed>,
+    },
+    /// A new credential was loaded.
+    Credential,
+    /// Stop sending new attempts after this one; the daemon stops.
+    Drain {
+        /// Give up after this.
+        timeout: Duration,
+        /// Told how it went.
+        reply: oneshot::Sender<Flushed>,
+    },
+}
+
+/// What a resume ended.
+#[derive(Debug, Clone, Default)]
+pub struct Resumed {
+    /// The pause.
+    pub pause: Option<Pause>,
+    /// Why nothing got through.
+    pub cause: Option<Cause>,
+    /// The suspected reset.
+    pub reset: Option<String>,
+    /// Records that are sent now.
+    pub flushing: usize,
+}
+
+/// How a flush went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Records that were to be sent and are not; parked ones not counted.
+    pub remaining: usize,
+    /// Records accepted meanwhile.
+    pub uploaded: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Somebody who waits for the outbox to empty.
+#[derive(Debug)]
+struct Waiter {
+    path: Option<WsPath>,
+    upto: Seq,
+    deadline: Duration,
+    began: Duration,
+    accepted: (u64, u64),
+    reply: oneshot::Sender<Flushed>,
+}
+
+/// What a task gave.
+enum Finished {
+    Tasks(Vec<Task>),
+    Probed(Result<Capabilities, RemoteError>),
+    Listed(Option<EventId>, Result<(), RemoteError>),
+    Reachable(bool),
+    Sealed,
+}
+
+/// The engine's task.
+#[derive(Debug)]
+pub struct Runner {
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    feed: mpsc::Receiver<FeedItem>,
+    feed_wake: Arc<Notify>,
+    tasks: JoinSet<Finished>,
+    waiters: Vec<Waiter>,
+    listing: Listing,
+    reaching: bool,
+    sealing: bool,
+    was_down: bool,
+    next_reach: Duration,
+    next_seal: Duration,
+    next_housekeeping: Duration,
+}
+
+/// Whether the tree is being listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Listing {
+    /// Up to date as far as the feed goes.
+    Idle,
+    /// To be listed, not before then.
+    Wanted(Option<EventId>, Duration),
+    /// Under way.
+    Running,
+}
+
+impl Runner {
+    /// Prepares the task and starts the feed. Must be called on the runtime.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
+        let (items, feed) = mpsc::channel(FEED_MAX);
+        let feed_wake = Arc::new(Notify::new());
+        let start = {
+            let core = shared.core();
+            core.cursor.clone().filter(|_| core.listed)
+        };
+        let remote = Arc::clone(&shared.remote);
+        tokio::spawn(remote.feed(start, Arc::clone(&feed_wake), items));
+        Self {
+            shared,
+            commands,
+            feed,
+            feed_wake,
+            tasks: JoinSet::new(),
+            waiters: Vec::new(),
+            listing: Listing::Idle,
+            reaching: false,
+            sealing: false,
+            was_down: false,
+            next_reach: Duration::ZERO,
+            next_seal: Duration::ZERO,
+            next_housekeeping: Duration::ZERO,
+        }
+    }
+
+    /// Runs until the commands end.
+    pub async fn run(mut self) {
+        // What the server offers may have changed since it was last asked.
+        self.start(Task::Probe);
+        loop {
+            let deadline = self.turn();
+            let now = self.shared.now().mono;
+            let nap = deadline.map(|at| at.saturating_sub(now));
+            let listening = !matches!(self.listing, Listing::Running | Listing::Wanted(..));
+            tokio::select! {
+                () = self.shared.nudge.notified() => {}
+                Some(finished) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    match finished {
+                        Ok(finished) => self.finished(finished),
+                        Err(error) => std::panic::resume_unwind(
+                            error.try_into_panic().unwrap_or_else(|error| Box::new(error))
+                        ),
+                    }
+                }
+                Some(item) = self.feed.recv(), if listening => self.heard(item),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
+            }
+        }
+    }
+
+    /// Plans, starts, and says when to look again.
+    fn turn(&mut self) -> Option<Duration> {
+        let now = self.shared.now();
+        let (plan, way, pause_ends) = self.shared.step(|core, now, changes| {
+            if core.link.expire_pause(now.wall) {
+                core.set_pause(None, changes);
+                tracing::info!("pause is over");
+            }
+            core.urgent = !self.waiters.is_empty();
+            let plan = core.plan(now);
+            let ends = core.link.pause().and_then(|pause| pause.until);
+            (plan, core.link.way().clone(), ends)
+        });
+        for task in plan.tasks {
+            self.start(task);
+        }
+        let mut deadlines = vec![plan.deadline];
+        if let Some(until) = pause_ends {
+            let left = until.duration_since(now.wall);
+            let left = Duration::try_from(left).unwrap_or_default();
+            deadlines.push(Some(now.mono + left.min(Duration::from_secs(60))));
+        }
+        self.watch_link(&way, now.mono, &mut deadlines);
+        if let Listing::Wanted(tail, at) = self.listing.clone() {
+            if now.mono >= at && self.shared.core().capabilities.is_some() {
+                self.listing = Listing::Running;
+                let shared = Arc::clone(&self.shared);
+                self.tasks.spawn(async move {
+                    let result = shared.list_all(tail.clone()).await;
+                    Finished::Listed(tail, result)
+                });
+            } else {
+                deadlines.push(Some(at.max(now.mono + Duration::from_millis(50))));
+            }
+        }
+        self.look_after_open_files(now.mono, &mut deadlines);
+        self.keep_house(now.mono, &mut deadlines);
+        self.serve_waiters(now.mono);
+        deadlines.extend(self.waiters.iter().map(|waiter| Some(waiter.deadline)));
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// While no connection can be made, tries one now and then; tells the feed when it is back.
+    fn watch_link(&mut self, way: &Way, now: Duration, deadlines: &mut Vec<Option<Duration>>) {
+        let down = matches!(way, Way::Down { .. });
+        if down != self.was_down {
+            self.was_down = down;
+            let (action, detail) = match way {
+                Way::Down { message, .. } => ("offline", Some(message.clone())),
+                Way::Online | Way::Unknown => ("online", None),
+            };
+            tracing::info!(action, "link");
+            self.notice_link(action, detail);
+            if !down {
+                self.feed_wake.notify_one();
+            }
+        }
+        if let Way::Down { cause: Cause::NoConnection, .. } = way
+            && !self.reaching
+        {
+            if now >= self.next_reach {
+                self.reaching = true;
+                self.next_reach = now + REACH_INTERVAL;
+                let shared = Arc::clone(&self.shared);
+                self.tasks
+                    .spawn(async move { Finished::Reachable(shared.remote.reachable().await) });
+            } else {
+                deadlines.push(Some(self.next_reach));
+            }
+        }
+    }
+
+    fn look_after_open_files(&mut self, now: Duration, deadlines: &mut Vec<Option<Duration>>) {
+        if self.sealing || self.shared.contents.open.is_empty() {
+            return;
+        }
+        if now >= self.next_seal {
+            self.sealing = true;
+            let shared = Arc::clone(&self.shared);
+            self.tasks.spawn_blocking(move || {
+                shared.seal_old();
+                Finished::Sealed
+            });
+        } else {
+            deadlines.push(Some(self.next_seal));
+        }
+    }
+
+    fn keep_house(&mut self, now: Duration, deadlines: &mut Vec<Option<Duration>>) {
+        if !self.shared.touched.load(Ordering::Relaxed) {
+            return;
+        }
+        if now < self.next_housekeeping {
+            deadlines.push(Some(self.next_housekeeping));
+            return;
+        }
+        self.next_housekeeping = now + HOUSEKEEPING;
+        self.shared.contents.empty_trash();
+        let quiet = {
+            let core = self.shared.core();
+            core.outbox.in_flight() == 0 && now >= core.outbox.last_change_at() + IDLE
+        };
+        if quiet {
+            self.shared.touched.store(false, Ordering::Relaxed);
+            self.shared.store.checkpoint();
+        } else {
+            deadlines.push(Some(self.next_housekeeping));
+        }
+    }
+
+    fn start(&mut self, task: Task) {
+        let shared = Arc::clone(&self.shared);
+        match task {
+            Task::Bulk(items) => {
+                self.tasks.spawn(async move { Finished::Tasks(shared.send_bulk(items).await) })
+            }
+            Task::Single(item) => {
+                self.tasks.spawn(async move { Finished::Tasks(shared.send_single(item).await) })
+            }
+            Task::Settle { path, seq } => {
+                self.tasks.spawn(async move { Finished::Tasks(shared.settle(path, seq).await) })
+            }
+            Task::Recheck(path) => {
+                self.tasks.spawn(async move { Finished::Tasks(shared.recheck(path).await) })
+            }
+            Task::Fetch(ino) => self.tasks.spawn(async move {
+                if let Err(error) = shared.ensure_local(ino).await {
+                    tracing::debug!(ino = ino.0, %error, "fetch before overwriting");
+                }
+                Finished::Tasks(Vec::new())
+            }),
+            Task::Probe => self
+                .tasks
+                .spawn(async move { Finished::Probed(shared.remote.capabilities().await) }),
+        };
+    }
+
+    fn finished(&mut self, finished: Finished) {
+        match finished {
+            Finished::Tasks(tasks) => {
+                for task in tasks {
+                    self.start(task);
+                }
+            }
+            Finished::Probed(result) => {
+                self.shared.step(|core, now, changes| {
+                    core.probing = false;
+                    match &result {
+                        Ok(capabilities) => {
+                            core.link.reached();
+                            core.set_capabilities(*capabilities, changes);
+                        }
+                        Err(error) => {
+                            let jitter = core.jitter();
+                            core.link.failed(error, now.mono, now.wall, jitter);
+                            let code = super::replies::error_code(error);
+                            core.note_error(code, &error.to_string(), now.wall);
+                        }
+                    }
+                });
+                if let Ok(capabilities) = result {
+                    self.shared.remote.set_capabilities(capabilities);
+                }
+            }
+            Finished::Listed(_, Ok(())) => {
+                tracing::info!(entries = self.shared.core().tree.len(), "tree is up to date");
+                self.listing = Listing::Idle;
+            }
+            Finished::Listed(tail, Err(error)) => {
+                tracing::warn!(%error, "listing failed, trying again");
+                let retry = self.shared.step(|core, now, _| {
+                    let jitter = core.jitter();
+                    core.link.failed(&error, now.mono, now.wall, jitter);
+                    core.note_error("LISTING", &error.to_string(), now.wall);
+                    core.link.next_try().unwrap_or(now.mono + Duration::from_secs(1))
+                });
+                self.listing = Listing::Wanted(tail, retry);
+            }
+            Finished::Reachable(yes) => {
+                self.reaching = false;
+                if yes {
+                    self.shared.step(|core, now, _| core.link.wake(Wake::Connection, now.mono));
+                    if let Listing::Wanted(_, at) = &mut self.listing {
+                        *at = Duration::ZERO;
+                    }
+                    self.feed_wake.notify_one();
+                }
+            }
+            Finished::Sealed => {
+                self.sealing = false;
+                self.next_seal = self.shared.now().mono + SEAL_INTERVAL;
+            }
+        }
+    }
+
+    fn heard(&mut self, item: FeedItem) {
+        match item {
+            FeedItem::Live(mode) => {
+                let stream = match mode {
+                    FeedMode::WebSocket => Stream::WebSocket,
+                    FeedMode::Polling => Stream::Polling,
+                };
+                self.shared.step(|core, _, _| {
+                    core.stream = stream;
+                    core.link.reached();
+                });
+            }
+            FeedItem::Down { reason } => {
+                tracing::info!(%reason, "change stream is down");
+                self.shared.step(|core, _, _| core.stream = Stream::Down(reason));
+            }
+            FeedItem::Event(event) => self.event(event),
+            FeedItem::Gap { tail } => self.listing = Listing::Wanted(tail, Duration::ZERO),
+            FeedItem::Reset { tail } => {
+                self.shared.step(|core, _, changes| {
+                    let why = "the server's history went back".to_owned();
+                    core.suspect_reset(Some(why), changes);
+                    core.distrust_revisions(changes);
+                });
+                self.listing = Listing::Wanted(tail, Duration::ZERO);
+            }
+        }
+    }
+
+    fn event(&self, event: RemoteEvent) {
+        if let Some(change) = &event.change {
+            self.shared.apply_event(change);
+        }
+        let cursor = Cursor { id: event.id, fingerprint: Some(event.fingerprint) };
+        self.shared.step(|core, now, changes| {
+            core.set_cursor(Some(cursor), changes);
+            let lag = event.at.map(|at| now.wall.duration_since(at));
+            let lag = lag.and_then(|lag| Duration::try_from(lag).ok()).unwrap_or_default();
+            core.last_event = Some((now.wall, lag));
+        });
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Pause { pause, reply } => {
+                let before =
+                    self.shared.step(|core, _, changes| core.set_pause(Some(pause), changes));
+                self.notice_link("paused", None);
+                drop(reply.send(before));
+            }
+            Command::Resume { reply } => {
+                let resumed = self.shared.step(|core, now, changes| {
+                    let cause = match core.link.way() {
+                        Way::Down { cause, .. } => Some(*cause),
+                        Way::Online | Way::Unknown => None,
+                    };
+                    let reset = core.reset_suspected.clone();
+                    if reset.is_some() {
+                        core.suspect_reset(None, changes);
+                    }
+                    core.link.wake(Wake::Person, now.mono);
+                    let pause = core.set_pause(None, changes);
+                    let flushing = core.outbox.len() - core.outbox.parked();
+                    Resumed { pause, cause, reset, flushing }
+                });
+                if resumed.reset.is_some() {
+                    let tail = self.shared.core().cursor.clone().map(|cursor| cursor.id);
+                    self.listing = Listing::Wanted(tail, Duration::ZERO);
+                }
+                self.feed_wake.notify_one();
+                self.notice_link("resumed", None);
+                drop(reply.send(resumed));
+            }
+            Command::Flush { path, timeout, reply } => self.wait_for_empty(path, timeout, reply),
+            Command::Drain { timeout, reply } => {
+                self.shared.step(|core, now, _| {
+                    core.draining = true;
+                    core.link.wake(Wake::Person, now.mono);
+                });
+                self.wait_for_empty(None, timeout, reply);
+            }
+            Command::Credential => {
+                self.shared.step(|core, now, changes| {
+                    core.link.wake(Wake::Credential, now.mono);
+                    core.unpark(|code| code == "forbidden", changes);
+                });
+                if let Listing::Wanted(_, at) = &mut self.listing {
+                    *at = Duration::ZERO;
+                }
+                self.feed_wake.notify_one();
+            }
+        }
+    }
+
+    fn wait_for_empty(
+        &mut self,
+        path: Option<WsPath>,
+        timeout: Duration,
+        reply: oneshot::Sender<Flushed>,
+    ) {
+        let now = self.shared.now().mono;
+        let (upto, accepted) = self.shared.step(|core, _, changes| {
+            let upto = Seq(core.take_id(&mut changes.rows));
+            (upto, (core.stats.accepted, core.stats.accepted_bytes))
+        });
+        let deadline = now + timeout;
+        self.waiters.push(Waiter { path, upto, deadline, began: now, accepted, reply });
+    }
+
+    fn serve_waiters(&mut self, now: Duration) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let core = self.shared.core();
+        let mut waiting = Vec::new();
+        for waiter in self.waiters.drain(..) {
+            let remaining = remaining(&core, waiter.path.as_ref(), waiter.upto);
+            if remaining > 0 && now < waiter.deadline && !waiter.reply.is_closed() {
+                waiting.push(waiter);
+                continue;
+            }
+            let (files, bytes) = waiter.accepted;
+            drop(waiter.reply.send(Flushed {
+                remaining,
+                uploaded: core.stats.accepted - files,
+                bytes: core.stats.accepted_bytes - bytes,
+                took: now.saturating_sub(waiter.began),
+            }));
+        }
+        drop(core);
+        self.waiters = waiting;
+    }
+
+    fn notice_link(&self, action: &str, detail: Option<String>) {
+        let at = self.shared.clock.wall();
+        self.shared.notice(Notice {
+            kind: NoticeKind::Link,
+            action: action.to_owned(),
+            path: None,
+            revision: None,
+            detail,
+            at,
+        });
+    }
+}
+
+/// Records up to `upto`, at or below `path`, that are still to be sent; parked ones not counted.
+#[must_use]
+pub fn remaining(core: &Core, path: Option<&WsPath>, upto: Seq) -> usize {
+    let concerned = |at: &WsPath| path.is_none_or(|path| at.is_within(path));
+    core.outbox
+        .lanes()
+        .filter(|(at, _)| concerned(at))
+        .flat_map(|(_, lane)| lane.records())
+        .filter(|record| {
+            record.seq <= upto && !matches!(record.state, RecordState::Parked { .. })
+        })
+        .count()
+}

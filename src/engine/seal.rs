@@ -1,0 +1,183 @@
+//! Sealing: what an open file holds becomes the node's content and a record in the outbox.
+//!
+//! This is the only place where bytes that were written enter the outbox. Everything here runs
+//! with the open file locked.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::core::SMALL_MAX;
+use super::local::Sealed;
+use super::shared::Shared;
+use crate::content::open::{Body, OpenState};
+use crate::node::{BlobId, Content, FileId, Ino};
+use crate::store::{Done, Row, StoreError};
+
+/// Bytes that were written but neither closed nor synced are committed at the latest after this
+/// (`docs/semantics.md`, section 1), with room for the tick that looks.
+const UNSEALED_MAX: Duration = Duration::from_millis(600);
+
+impl Shared {
+    /// Seals what the file holds, if it changed. `done` is called when it is safe against a crash;
+    /// at once when nothing changed. With `hold` the record waits for the file to be closed.
+    pub fn seal(&self, ino: Ino, state: &mut OpenState, hold: bool, done: Done) {
+        if state.dirty_since.is_none() {
+            done(Ok(()));
+            return;
+        }
+        let bytes = match &mut state.body {
+            Body::Memory(bytes) => Some(Bytes::from(std::mem::take(bytes))),
+            Body::Shared(bytes) => Some(bytes.clone()),
+            Body::Unloaded | Body::Disk(_) => None,
+        };
+        let size = match (&bytes, state.size()) {
+            (Some(bytes), _) => Some(bytes.len() as u64),
+            (None, Ok(size)) => size,
+            (None, Err(error)) => {
+                done(Err(StoreError::Failed(format!("working file: {error}"))));
+                return;
+            }
+        };
+        let mtime = state.mtime;
+        let sealed = self.step_then(done, |core, now, changes| {
+            let node_body = core.tree.get(ino).and_then(|node| node.body()).copied();
+            let content = match (&bytes, node_body) {
+                (Some(bytes), _) if bytes.is_empty() => Content::Empty,
+                (Some(bytes), _) => {
+                    let blob = BlobId(core.take_id(&mut changes.rows));
+                    self.contents.cache_blob(blob, bytes);
+                    changes.rows.push(Row::PutBlob(blob, bytes.clone()));
+                    Content::Blob(blob)
+                }
+                (None, Some(body)) => body.content,
+                (None, None) => return Err(()),
+            };
+            let size = size.or(node_body.map(|body| body.size)).unwrap_or_default();
+            let held_until = hold.then(|| now.mono + core.settings.open_hold);
+            core.seal(ino, &Sealed { content, size, mtime, held_until }, now, changes);
+            Ok(())
+        });
+        if let Some(bytes) = bytes {
+            state.body = Body::Shared(bytes);
+        }
+        state.dirty_since = None;
+        match sealed {
+            Ok(()) => {}
+            // The node is gone altogether; there is nothing left that could be kept.
+            Err(((), done)) => done(Ok(())),
+        }
+        self.nudge.notify_one();
+    }
+
+    /// Seals and waits until it is safe against a crash. *Blocking:* disk.
+    ///
+    /// # Errors
+    /// When the commit failed.
+    pub fn seal_and_wait(&self, ino: Ino, state: &mut OpenState, hold: bool) -> Result<(), StoreError> {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        self.seal(ino, state, hold, Box::new(move |result| drop(tell.send(result))));
+        told.recv().map_err(|_closed| StoreError::Closed)?
+    }
+
+    /// Seals what was written a while ago and is still open. Returns whether anything is still
+    /// unsealed.
+    pub fn seal_old(&self) -> bool {
+        let now = self.now().mono;
+        let mut unsealed = false;
+        for file in self.contents.open.all() {
+            let mut state = file.lock();
+            let Some(since) = state.dirty_since else { continue };
+            if now >= since + UNSEALED_MAX {
+                self.seal(file.ino, &mut state, true, Box::new(|result| {
+                    if let Err(error) = result {
+                        tracing::error!(%error, "written bytes could not be committed");
+                    }
+                }));
+            } else {
+                unsealed = true;
+            }
+        }
+        unsealed
+    }
+
+    /// Seals everything that is open and waits. *Blocking:* disk.
+    ///
+    /// # Errors
+    /// When a commit failed; the rest was sealed.
+    pub fn seal_all(&self) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        for file in self.contents.open.all() {
+            let mut state = file.lock();
+            let sealed = self.seal_and_wait(file.ino, &mut state, false);
+            result = result.and(sealed);
+        }
+        result
+    }
+
+    /// Makes room for a write that leaves memory: the content moves to a working file, once, and
+    /// the outbox knows of it before the first byte is in the file.
+    ///
+    /// # Errors
+    /// When the disk or the store refuses.
+    pub fn move_to_disk(&self, ino: Ino, state: &mut OpenState) -> io::Result<()> {
+        let bytes = match &state.body {
+            Body::Memory(bytes) => Bytes::from(bytes.clone()),
+            Body::Shared(bytes) => bytes.clone(),
+            Body::Disk(_) | Body::Unloaded => return Ok(()),
+        };
+        let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
+        let file = self.contents.create_file(id)?;
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0)?;
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let done: Done = Box::new(move |result| drop(tell.send(result)));
+        let mtime = state.mtime;
+        let moved = self.step_then(done, |core, now, changes| {
+            let size = bytes.len() as u64;
+            let held_until = Some(now.mono + core.settings.open_hold);
+            let sealed = Sealed { content: Content::File(id), size, mtime, held_until };
+            core.seal(ino, &sealed, now, changes);
+            Ok::<(), ()>(())
+        });
+        drop(moved);
+        told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
+        state.body = Body::Disk(Arc::new(file));
+        Ok(())
+    }
+
+    /// Has the outbox know that a working file is about to change, before its first byte does.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn note_disk_write(&self, ino: Ino, mtime: Timestamp) -> io::Result<()> {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let done: Done = Box::new(move |result| drop(tell.send(result)));
+        let noted = self.step_then(done, |core, now, changes| {
+            let body = core.tree.get(ino).and_then(|node| node.body()).copied().ok_or(())?;
+            let held_until = Some(now.mono + core.settings.open_hold);
+            let sealed = Sealed { content: body.content, size: body.size, mtime, held_until };
+            core.seal(ino, &sealed, now, changes);
+            Ok::<(), ()>(())
+        });
+        if let Err(((), done)) = noted {
+            done(Ok(()));
+        }
+        told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)
+    }
+
+    /// Whether a content of this size stays in memory.
+    #[must_use]
+    pub fn fits_memory(size: u64) -> bool {
+        size <= SMALL_MAX
+    }
+}
+
+fn to_io(error: StoreError) -> io::Error {
+    match error {
+        StoreError::Full => io::Error::from(io::ErrorKind::StorageFull),
+        error => io::Error::other(error),
+    }
+}

@@ -1,0 +1,189 @@
+//! What the threads of a mount share: the core behind its lock, and everything around it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use dashmap::DashMap;
+use tokio::sync::{Notify, broadcast};
+
+use super::core::{Changes, Core, Invalidation, Now};
+use crate::clock::SharedClock;
+use crate::content::Contents;
+use crate::node::Ino;
+use crate::remote::Remote;
+use crate::store::{Done, Store};
+
+/// How many notices a slow reader of the event stream may be behind.
+const NOTICES_MAX: usize = 1024;
+
+/// Something that happened, for people who follow along.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    /// What kind: `remote`, `ack`, `conflict`, `parked`, `link`, `local`.
+    pub kind: NoticeKind,
+    /// One word: `write`, `delete`, `online`, …
+    pub action: String,
+    /// The path concerned.
+    pub path: Option<String>,
+    /// Its revision.
+    pub revision: Option<String>,
+    /// More, in words.
+    pub detail: Option<String>,
+    /// When.
+    pub at: jiff::Timestamp,
+}
+
+/// What a [`Notice`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// A change came from the remote.
+    Remote,
+    /// The remote accepted a change of ours.
+    Ack,
+    /// Both sides changed.
+    Conflict,
+    /// The remote refused a change for good.
+    Parked,
+    /// The way to the server, or a pause.
+    Link,
+}
+
+/// Where the kernel's caches are told what no longer holds.
+pub trait Invalidate: Send + Sync + std::fmt::Debug {
+    /// Queues; returns at once.
+    fn invalidate(&self, all: Vec<Invalidation>);
+}
+
+/// Everything the threads of a mount share.
+#[derive(Debug)]
+pub struct Shared {
+    core: RwLock<Core>,
+    /// The store.
+    pub store: Store,
+    /// Contents and open files.
+    pub contents: Contents,
+    /// The server.
+    pub remote: Arc<dyn RemoteDebug>,
+    /// The time.
+    pub clock: SharedClock,
+    /// Wakes the runner: something was recorded.
+    pub nudge: Notify,
+    /// What happens, for those who follow along.
+    pub notices: broadcast::Sender<Notice>,
+    /// Folder of the conflict copies.
+    pub conflicts_folder: std::path::PathBuf,
+    /// One fetch per node at a time.
+    pub(super) fetches: DashMap<Ino, Arc<tokio::sync::Mutex<()>>>,
+    /// Whether anything was written to the store since the last checkpoint.
+    pub(super) touched: AtomicBool,
+    invalidate: std::sync::OnceLock<Arc<dyn Invalidate>>,
+}
+
+/// A remote that can be printed, so that what holds it can be.
+pub trait RemoteDebug: Remote + std::fmt::Debug {}
+
+impl<T: Remote + std::fmt::Debug> RemoteDebug for T {}
+
+impl Shared {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        core: Core,
+        store: Store,
+        contents: Contents,
+        remote: Arc<dyn RemoteDebug>,
+        clock: SharedClock,
+        conflicts_folder: std::path::PathBuf,
+    ) -> Self {
+        Self {
+            core: RwLock::new(core),
+            store,
+            contents,
+            remote,
+            clock,
+            nudge: Notify::new(),
+            notices: broadcast::channel(NOTICES_MAX).0,
+            conflicts_folder,
+            fetches: DashMap::new(),
+            touched: AtomicBool::new(true),
+            invalidate: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Names the one who tells the kernel; once, after mounting.
+    pub fn set_invalidate(&self, invalidate: Arc<dyn Invalidate>) {
+        drop(self.invalidate.set(invalidate));
+    }
+
+    /// Both times of now.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        Now { mono: self.clock.monotonic(), wall: self.clock.wall() }
+    }
+
+    /// The core, to look at.
+    pub fn core(&self) -> RwLockReadGuard<'_, Core> {
+        self.core.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn core_mut(&self) -> RwLockWriteGuard<'_, Core> {
+        self.core.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one step on the core. Its rows are submitted before the lock is released, so that the
+    /// store sees steps in the order in which they happened.
+    pub fn step<T>(&self, act: impl FnOnce(&mut Core, Now, &mut Changes) -> T) -> T {
+        let mut changes = Changes::default();
+        let mut core = self.core_mut();
+        let result = act(&mut core, self.now(), &mut changes);
+        self.touched.fetch_or(!changes.rows.is_empty(), Ordering::Relaxed);
+        self.store.put(std::mem::take(&mut changes.rows));
+        drop(core);
+        self.carry_out(changes);
+        result
+    }
+
+    /// Takes one step and has `done` called when it is safe against a crash. When the step fails
+    /// nothing was changed and `done` is given back unused.
+    ///
+    /// # Errors
+    /// What `act` returns.
+    pub fn step_then<T, E>(
+        &self,
+        done: Done,
+        act: impl FnOnce(&mut Core, Now, &mut Changes) -> Result<T, E>,
+    ) -> Result<T, (E, Done)> {
+        let mut changes = Changes::default();
+        let mut core = self.core_mut();
+        match act(&mut core, self.now(), &mut changes) {
+            Ok(value) => {
+                self.touched.store(true, Ordering::Relaxed);
+                self.store.commit(std::mem::take(&mut changes.rows), done);
+                drop(core);
+                self.carry_out(changes);
+                Ok(value)
+            }
+            Err(error) => {
+                self.store.put(std::mem::take(&mut changes.rows));
+                drop(core);
+                Err((error, done))
+            }
+        }
+    }
+
+    /// Tells the kernel and the trash what a step that was submitted elsewhere changed.
+    pub fn carry_out(&self, changes: Changes) {
+        self.contents.discard(changes.trash);
+        if !changes.invalidations.is_empty()
+            && let Some(invalidate) = self.invalidate.get()
+        {
+            invalidate.invalidate(changes.invalidations);
+        }
+    }
+
+    /// Tells those who follow along.
+    pub fn notice(&self, notice: Notice) {
+        // Nobody may be listening.
+        drop(self.notices.send(notice));
+    }
+}

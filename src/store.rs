@@ -1,0 +1,184 @@
+//! The store: one SQLite database that holds outbox, nodes, small contents, cursor and conflicts.
+//!
+//! Owns `state.db`. Invariants: one writer thread ([`writer`]) commits what callers submit, in the
+//! order of submission, many callers to one transaction; a step that changes several rows is one
+//! submission and so all or nothing. Rows are plain data; what they mean is decided elsewhere.
+//! Reading back happens at start ([`Store::load`]) and for small contents ([`Store::blob`]).
+//!
+//! Durability: WAL with `synchronous=NORMAL`, so a commit is safe against a crash of this process
+//! when it returns and against power loss once the log was synced, which [`Store::sync`] and the
+//! background sync do. Power loss can take back the newest commits together, never an older one
+//! and never the file's integrity (<https://www.sqlite.org/wal.html>).
+
+mod load;
+mod rows;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+
+pub use self::load::Loaded;
+pub use self::rows::Row;
+use self::writer::Writer;
+use crate::node::BlobId;
+
+/// Version of the schema that this program writes (`PRAGMA user_version`).
+pub const SCHEMA_VERSION: i64 = 1;
+
+/// Why the store failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full.
+    #[error("the disk that holds the state folder is full")]
+    Full,
+    /// The database was written by a newer mountd.
+    #[error("state database has schema {found}, this mountd knows up to {known}")]
+    Newer {
+        /// What the file says.
+        found: i64,
+        /// What this program knows.
+        known: i64,
+    },
+    /// Anything else that SQLite or the disk says.
+    #[error("state database: {0}")]
+    Failed(String),
+    /// The store was closed.
+    #[error("state database is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Called once with what became of a submission, on a thread of the store.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// A handle to the store; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: Arc<Writer>,
+    reader: Arc<Mutex<Connection>>,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens or creates the database at `path` and starts its threads.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is damaged, or was written by a newer mountd.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        // Checkpoints run on the idle tick, so that no acknowledgement waits for one.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > SCHEMA_VERSION {
+            return Err(StoreError::Newer { found, known: SCHEMA_VERSION });
+        }
+        connection.execute_batch(rows::SCHEMA)?;
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(path, flags)?;
+        let writer = Writer::start(connection, path)?;
+        Ok(Self {
+            writer: Arc::new(writer),
+            reader: Arc::new(Mutex::new(reader)),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads everything back.
+    ///
+    /// # Errors
+    /// When the database cannot be read. Single rows that cannot be understood are set aside in
+    /// [`Loaded::damaged`].
+    pub fn load(&self) -> Result<Loaded, StoreError> {
+        load::load(&self.reader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Submits rows without waiting for them.
+    ///
+    /// *Durability:* none when it returns; after a crash either all rows or none are there, and no
+    /// later submission without them.
+    pub fn put(&self, rows: Vec<Row>) {
+        if !rows.is_empty() {
+            self.writer.submit(rows, None);
+        }
+    }
+
+    /// Submits rows and calls `done` when they are committed.
+    ///
+    /// *Durability:* safe against a crash of this process when `done` runs.
+    pub fn commit(&self, rows: Vec<Row>, done: Done) {
+        self.writer.submit(rows, Some(done));
+    }
+
+    /// Calls `done` once everything submitted before is on stable storage; one disk sync serves
+    /// all who wait at the time.
+    pub fn sync(&self, done: Done) {
+        self.writer.sync(done);
+    }
+
+    /// Submits rows and waits until they are committed, or synced when `durable`.
+    /// *Blocking:* disk; not for tokio threads.
+    ///
+    /// # Errors
+    /// When the commit or sync failed.
+    pub fn commit_and_wait(&self, rows: Vec<Row>, durable: bool) -> Result<(), StoreError> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(2);
+        let tell = sender.clone();
+        self.commit(rows, Box::new(move |result| drop(tell.send(result))));
+        receiver.recv().map_err(|_closed| StoreError::Closed)??;
+        if durable {
+            self.sync(Box::new(move |result| drop(sender.send(result))));
+            receiver.recv().map_err(|_closed| StoreError::Closed)??;
+        }
+        Ok(())
+    }
+
+    /// Loads a small content. *Blocking:* disk.
+    ///
+    /// # Errors
+    /// When the database cannot be read. A content that is not there is `None`.
+    pub fn blob(&self, id: BlobId) -> Result<Option<Bytes>, StoreError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statement = reader.prepare_cached("SELECT data FROM blobs WHERE id = ?1")?;
+        let data: Option<Vec<u8>> =
+            statement.query_row([rows::sql_id(id.0)], |row| row.get(0)).optional()?;
+        Ok(data.map(Bytes::from))
+    }
+
+    /// Moves the log into the database file and empties it. *Blocking:* disk.
+    pub fn checkpoint(&self) {
+        self.writer.checkpoint();
+    }
+
+    /// Commits and syncs what was submitted, checkpoints, and stops the threads.
+    ///
+    /// # Errors
+    /// When the last commit or sync failed.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.commit_and_wait(Vec::new(), true)?;
+        self.writer.stop();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

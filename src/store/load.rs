@@ -1,0 +1,244 @@
+//! Reading the tables back at start.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Row as SqlRow};
+
+use super::StoreError;
+use crate::digest::Digest;
+use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, Synced};
+use crate::path::WsPath;
+use crate::record::{BaseContent, ConflictRow, Op, Record, RecordBase, RecordState, Seq};
+use crate::revision::{Base, Revision};
+
+/// Everything the store holds but the small contents.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Single values.
+    pub meta: HashMap<String, String>,
+    /// The tree.
+    pub nodes: Vec<Node>,
+    /// The outbox, by rising number.
+    pub records: Vec<Record>,
+    /// Paths whose remote state must be read again.
+    pub recheck: Vec<WsPath>,
+    /// Open conflicts, oldest first.
+    pub conflicts: Vec<ConflictRow>,
+    /// The ids of all small contents.
+    pub blobs: HashSet<BlobId>,
+    /// Rows that could not be understood, for the log; they stay in the database.
+    pub damaged: Vec<String>,
+}
+
+impl Loaded {
+    /// The highest id that any row uses.
+    #[must_use]
+    pub fn highest_id(&self) -> u64 {
+        let content = |node: &Node| match node.body().map(|body| body.content) {
+            Some(Content::Blob(blob)) => blob.0,
+            Some(Content::File(file)) => file.0,
+            _ => 0,
+        };
+        let nodes = self.nodes.iter().flat_map(|node| [node.ino.0, content(node)]);
+        let records = self.records.iter().map(|record| record.seq.0);
+        let blobs = self.blobs.iter().map(|blob| blob.0);
+        nodes.chain(records).chain(blobs).max().unwrap_or(0)
+    }
+}
+
+pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded::default();
+    let mut statement = connection.prepare("SELECT key, value FROM meta")?;
+    for pair in statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))? {
+        let (key, value) = pair?;
+        loaded.meta.insert(key, value);
+    }
+    let damaged = &mut loaded.damaged;
+    loaded.nodes = read(connection, "SELECT * FROM nodes", "node", node, damaged)?;
+    loaded.records =
+        read(connection, "SELECT * FROM outbox ORDER BY seq", "record", record, damaged)?;
+    loaded.recheck = read(connection, "SELECT path FROM recheck", "recheck", path, damaged)?;
+    loaded.conflicts = read(
+        connection,
+        "SELECT * FROM conflicts WHERE resolved = 0 ORDER BY at",
+        "conflict",
+        conflict,
+        damaged,
+    )?;
+    let mut statement = connection.prepare("SELECT id FROM blobs")?;
+    for id in statement.query_map([], |row| row.get::<_, i64>(0))? {
+        loaded.blobs.insert(BlobId(from_sql(id?)));
+    }
+    Ok(loaded)
+}
+
+/// Reads all rows, sets aside those that `parse` does not understand.
+fn read<T>(
+    connection: &Connection,
+    sql: &str,
+    what: &str,
+    parse: impl Fn(&SqlRow<'_>) -> rusqlite::Result<Option<T>>,
+    damaged: &mut Vec<String>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        match parse(row) {
+            Ok(Some(value)) => all.push(value),
+            Ok(None) => damaged.push(format!("{what}: a field has no known meaning")),
+            Err(error) => damaged.push(format!("{what}: {error}")),
+        }
+    }
+    Ok(all)
+}
+
+#[allow(clippy::cast_sign_loss, reason = "the inverse of rows::sql_id")]
+fn from_sql(id: i64) -> u64 {
+    id as u64
+}
+
+fn id(row: &SqlRow<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(from_sql))
+}
+
+fn time(row: &SqlRow<'_>, column: &str) -> rusqlite::Result<Option<Timestamp>> {
+    let nanos: Option<i64> = row.get(column)?;
+    Ok(nanos.and_then(|nanos| Timestamp::from_nanosecond(i128::from(nanos)).ok()))
+}
+
+fn digest(row: &SqlRow<'_>, column: &str) -> rusqlite::Result<Option<Digest>> {
+    let bytes: Option<Vec<u8>> = row.get(column)?;
+    Ok(bytes.and_then(|bytes| Digest::from_bytes(&bytes)))
+}
+
+fn digests(bytes: &[u8]) -> Vec<Digest> {
+    bytes.chunks_exact(32).filter_map(Digest::from_bytes).collect()
+}
+
+fn path(row: &SqlRow<'_>) -> rusqlite::Result<Option<WsPath>> {
+    Ok(WsPath::parse(&row.get::<_, String>("path")?).ok())
+}
+
+fn node(row: &SqlRow<'_>) -> rusqlite::Result<Option<Node>> {
+    let kind: String = row.get("kind")?;
+    let kind = match &*kind {
+        "dir" => Kind::Dir { explicit: row.get("explicit")? },
+        "symlink" => Kind::Symlink { target: Arc::from(row.get::<_, String>("target")?) },
+        "file" => {
+            let content: String = row.get("content")?;
+            let content_id = id(row, "content_id")?;
+            let content = match (&*content, content_id) {
+                ("empty", _) => Content::Empty,
+                ("remote", _) => Content::Remote,
+                ("blob", Some(id)) => Content::Blob(BlobId(id)),
+                ("file", Some(id)) => Content::File(FileId(id)),
+                _ => return Ok(None),
+            };
+            let size = id(row, "size")?.unwrap_or_default();
+            Kind::File(FileBody { content, size, exact: row.get("exact")? })
+        }
+        _ => return Ok(None),
+    };
+    let (Some(atime), Some(mtime), Some(ctime)) =
+        (time(row, "atime")?, time(row, "mtime")?, time(row, "ctime")?)
+    else {
+        return Ok(None);
+    };
+    let synced = if row.get("synced")? {
+        let revision: Option<String> = row.get("revision")?;
+        Some(Box::new(Synced {
+            revision: revision.and_then(|revision| Revision::new(&revision)),
+            digest: digest(row, "digest")?,
+            edited_at: time(row, "edited_at")?,
+        }))
+    } else {
+        None
+    };
+    Ok(Some(Node {
+        ino: Ino(id(row, "ino")?.unwrap_or_default()),
+        parent: Ino(id(row, "parent")?.unwrap_or_default()),
+        name: Arc::from(row.get::<_, String>("name")?),
+        kind,
+        mode: row.get("mode")?,
+        uid: row.get("uid")?,
+        gid: row.get("gid")?,
+        atime,
+        mtime,
+        ctime,
+        synced,
+        origin: row
+            .get::<_, Option<String>>("origin")?
+            .and_then(|path| WsPath::parse(&path).ok()),
+        local_only: row.get("local_only")?,
+    }))
+}
+
+fn record(row: &SqlRow<'_>) -> rusqlite::Result<Option<Record>> {
+    let base: Option<String> = row.get("base")?;
+    let base = match (&*row.get::<_, String>("base_kind")?, base) {
+        ("follows", _) => RecordBase::Follows,
+        ("absent", _) => RecordBase::Known(Base::Absent),
+        ("revision", Some(text)) => match Revision::new(&text) {
+            Some(revision) => RecordBase::Known(Base::Revision(revision)),
+            None => return Ok(None),
+        },
+        ("date", Some(text)) => match text.parse() {
+            Ok(date) => RecordBase::Known(Base::Date(date)),
+            Err(_) => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    let state = match &*row.get::<_, String>("state")? {
+        "waiting" => RecordState::Waiting,
+        "flight" => RecordState::Flight,
+        "parked" => RecordState::Parked {
+            code: row.get::<_, Option<String>>("code")?.unwrap_or_default(),
+            message: row.get::<_, Option<String>>("message")?.unwrap_or_default(),
+        },
+        _ => return Ok(None),
+    };
+    let (Some(path), Some(op)) = (path(row)?, Op::from_word(&row.get::<_, String>("op")?)) else {
+        return Ok(None);
+    };
+    let base_digest = digest(row, "base_digest")?;
+    Ok(Some(Record {
+        seq: Seq(id(row, "seq")?.unwrap_or_default()),
+        key: id(row, "key")?.unwrap_or_default(),
+        path,
+        op,
+        ino: id(row, "ino")?.map(Ino),
+        base,
+        base_content: id(row, "base_blob")?
+            .map(|blob| BaseContent { blob: BlobId(blob), digest: base_digest }),
+        moved_to: id(row, "moved_to")?.map(Ino),
+        blob: id(row, "blob")?.map(BlobId),
+        size: id(row, "size")?.unwrap_or_default(),
+        recorded_at: millis(row, "recorded_at")?,
+        state,
+        attempts: row.get("attempts")?,
+        sent: digests(row.get::<_, Option<Vec<u8>>>("sent")?.as_deref().unwrap_or_default()),
+        last_error: row.get("last_error")?,
+    }))
+}
+
+fn millis(row: &SqlRow<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+    Ok(Timestamp::from_millisecond(row.get(column)?).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+fn conflict(row: &SqlRow<'_>) -> rusqlite::Result<Option<ConflictRow>> {
+    let Some(path) = path(row)? else { return Ok(None) };
+    Ok(Some(ConflictRow {
+        id: row.get("id")?,
+        path,
+        at: millis(row, "at")?,
+        kind: row.get("kind")?,
+        base_revision: row.get("base_revision")?,
+        theirs_revision: row.get("theirs_revision")?,
+        ours: id(row, "ours_size")?.zip(digest(row, "ours_digest")?),
+        theirs: id(row, "theirs_size")?.zip(digest(row, "theirs_digest")?),
+        folder: row.get("folder")?,
+    }))
+}

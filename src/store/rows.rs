@@ -1,0 +1,229 @@
+//! Rows and schema: how plain data lies in the tables.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use crate::node::{BlobId, Content, Ino, Kind, Node};
+use crate::path::WsPath;
+use crate::record::{ConflictRow, Record, RecordBase, RecordState, Seq};
+use crate::revision::Base;
+
+/// All tables. `nodes` is the visible tree, `outbox` the changes laid over the remote, `meta`
+/// single values (identity, cursor, pause, learned limits).
+pub(super) const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS nodes(
+  ino INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+  explicit INTEGER NOT NULL DEFAULT 0, target TEXT,
+  content TEXT, content_id INTEGER, size INTEGER, exact INTEGER,
+  mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+  atime INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
+  synced INTEGER NOT NULL, revision TEXT, digest BLOB, edited_at INTEGER,
+  origin TEXT, local_only INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS blobs(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox(
+  seq INTEGER PRIMARY KEY, path TEXT NOT NULL, op TEXT NOT NULL, state TEXT NOT NULL,
+  size INTEGER NOT NULL, recorded_at INTEGER NOT NULL, key INTEGER NOT NULL, ino INTEGER,
+  base_kind TEXT NOT NULL, base TEXT, base_blob INTEGER, base_digest BLOB, moved_to INTEGER,
+  blob INTEGER, attempts INTEGER NOT NULL, sent BLOB, code TEXT, message TEXT, last_error TEXT);
+CREATE TABLE IF NOT EXISTS recheck(path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS conflicts(
+  id TEXT PRIMARY KEY, path TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
+  base_revision TEXT, theirs_revision TEXT, ours_size INTEGER, ours_digest BLOB,
+  theirs_size INTEGER, theirs_digest BLOB, folder TEXT NOT NULL,
+  resolved INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+";
+
+/// One change of one row.
+#[derive(Debug, Clone)]
+pub enum Row {
+    /// Inserts or replaces a node.
+    PutNode(Box<Node>),
+    /// Removes a node.
+    DeleteNode(Ino),
+    /// Inserts a small content.
+    PutBlob(BlobId, Bytes),
+    /// Removes a small content.
+    DeleteBlob(BlobId),
+    /// Inserts or replaces a record.
+    PutRecord(Box<Record>),
+    /// Removes a record.
+    DeleteRecord(Seq),
+    /// Sets a single value, or removes it.
+    SetMeta(&'static str, Option<String>),
+    /// Notes a path whose remote state must be read again.
+    PutRecheck(WsPath),
+    /// Removes such a note.
+    DeleteRecheck(WsPath),
+    /// Inserts a conflict.
+    PutConflict(Box<ConflictRow>),
+}
+
+impl Row {
+    /// Applies the change to `connection`, inside the caller's transaction.
+    pub(super) fn apply(&self, connection: &Connection) -> rusqlite::Result<()> {
+        match self {
+            Self::PutNode(node) => put_node(connection, node),
+            Self::DeleteNode(ino) => {
+                run(connection, "DELETE FROM nodes WHERE ino = ?1", [sql_id(ino.0)])
+            }
+            Self::PutBlob(id, data) => run(
+                connection,
+                "INSERT OR REPLACE INTO blobs(id, data) VALUES (?1, ?2)",
+                params![sql_id(id.0), &data[..]],
+            ),
+            Self::DeleteBlob(id) => {
+                run(connection, "DELETE FROM blobs WHERE id = ?1", [sql_id(id.0)])
+            }
+            Self::PutRecord(record) => put_record(connection, record),
+            Self::DeleteRecord(seq) => {
+                run(connection, "DELETE FROM outbox WHERE seq = ?1", [sql_id(seq.0)])
+            }
+            Self::SetMeta(key, Some(value)) => {
+                run(connection, "INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value])
+            }
+            Self::SetMeta(key, None) => run(connection, "DELETE FROM meta WHERE key = ?1", [key]),
+            Self::PutRecheck(path) => {
+                run(connection, "INSERT OR IGNORE INTO recheck VALUES (?1)", [path.as_str()])
+            }
+            Self::DeleteRecheck(path) => {
+                run(connection, "DELETE FROM recheck WHERE path = ?1", [path.as_str()])
+            }
+            Self::PutConflict(conflict) => put_conflict(connection, conflict),
+        }
+    }
+}
+
+fn run(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute(params).map(|_rows| ())
+}
+
+/// Ids as SQLite's signed integers; ids start at 1 and never get near the sign.
+#[allow(clippy::cast_possible_wrap, reason = "ids are counted up from 1; keys only round-trip")]
+pub(super) fn sql_id(id: u64) -> i64 {
+    id as i64
+}
+
+/// Nanoseconds since 1970, held inside what fits (years 1677 to 2262).
+pub(super) fn sql_time(at: Timestamp) -> i64 {
+    let nanos = at.as_nanosecond().clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+    i64::try_from(nanos).unwrap_or_default()
+}
+
+fn put_node(connection: &Connection, node: &Node) -> rusqlite::Result<()> {
+    let body = node.body();
+    let (kind, explicit, target) = match &node.kind {
+        Kind::File(_) => ("file", false, None),
+        Kind::Dir { explicit } => ("dir", *explicit, None),
+        Kind::Symlink { target } => ("symlink", false, Some(&**target)),
+    };
+    let (content, content_id) = match body.map(|body| body.content) {
+        None => (None, None),
+        Some(Content::Empty) => (Some("empty"), None),
+        Some(Content::Remote) => (Some("remote"), None),
+        Some(Content::Blob(id)) => (Some("blob"), Some(sql_id(id.0))),
+        Some(Content::File(id)) => (Some("file"), Some(sql_id(id.0))),
+    };
+    let synced = node.synced.as_deref();
+    run(
+        connection,
+        "INSERT OR REPLACE INTO nodes(ino, parent, name, kind, explicit, target, content,
+         content_id, size, exact, mode, uid, gid, atime, mtime, ctime, synced, revision, digest,
+         edited_at, origin, local_only) VALUES
+         (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22)",
+        params![
+            sql_id(node.ino.0),
+            sql_id(node.parent.0),
+            &*node.name,
+            kind,
+            explicit,
+            target,
+            content,
+            content_id,
+            body.map(|body| sql_id(body.size)),
+            body.map(|body| body.exact),
+            node.mode,
+            node.uid,
+            node.gid,
+            sql_time(node.atime),
+            sql_time(node.mtime),
+            sql_time(node.ctime),
+            synced.is_some(),
+            synced.and_then(|synced| synced.revision.as_ref()).map(|revision| revision.as_str()),
+            synced.and_then(|synced| synced.digest.as_ref()).map(|digest| &digest.as_bytes()[..]),
+            synced.and_then(|synced| synced.edited_at).map(sql_time),
+            node.origin.as_ref().map(WsPath::as_str),
+            node.local_only,
+        ],
+    )
+}
+
+fn put_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
+    let (base_kind, base) = match &record.base {
+        RecordBase::Follows => ("follows", None),
+        RecordBase::Known(Base::Absent) => ("absent", None),
+        RecordBase::Known(Base::Revision(revision)) => {
+            ("revision", Some(revision.as_str().to_owned()))
+        }
+        RecordBase::Known(Base::Date(date)) => ("date", Some(date.to_string())),
+    };
+    let (code, message) = match &record.state {
+        RecordState::Parked { code, message } => (Some(code), Some(message)),
+        RecordState::Waiting | RecordState::Flight => (None, None),
+    };
+    let base_content = record.base_content.as_ref();
+    run(
+        connection,
+        "INSERT OR REPLACE INTO outbox(seq, path, op, state, size, recorded_at, key, ino,
+         base_kind, base, base_blob, base_digest, moved_to, blob, attempts, sent, code, message,
+         last_error) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
+        params![
+            sql_id(record.seq.0),
+            record.path.as_str(),
+            record.op.word(),
+            record.state.word(),
+            sql_id(record.size),
+            record.recorded_at.as_millisecond(),
+            sql_id(record.key),
+            record.ino.map(|ino| sql_id(ino.0)),
+            base_kind,
+            base,
+            base_content.map(|base| sql_id(base.blob.0)),
+            base_content.and_then(|base| base.digest).map(|digest| digest.as_bytes().to_vec()),
+            record.moved_to.map(|ino| sql_id(ino.0)),
+            record.blob.map(|blob| sql_id(blob.0)),
+            record.attempts,
+            record.sent.iter().flat_map(|digest| *digest.as_bytes()).collect::<Vec<u8>>(),
+            code,
+            message,
+            record.last_error,
+        ],
+    )
+}
+
+fn put_conflict(connection: &Connection, conflict: &ConflictRow) -> rusqlite::Result<()> {
+    let size = |side: &Option<(u64, _)>| side.as_ref().map(|side| sql_id(side.0));
+    let digest = |side: &Option<(u64, crate::digest::Digest)>| {
+        side.as_ref().map(|side| side.1.as_bytes().to_vec())
+    };
+    run(
+        connection,
+        "INSERT OR REPLACE INTO conflicts(id, path, at, kind, base_revision, theirs_revision,
+         ours_size, ours_digest, theirs_size, theirs_digest, folder)
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
+        params![
+            conflict.id,
+            conflict.path.as_str(),
+            conflict.at.as_millisecond(),
+            conflict.kind,
+            conflict.base_revision,
+            conflict.theirs_revision,
+            size(&conflict.ours),
+            digest(&conflict.ours),
+            size(&conflict.theirs),
+            digest(&conflict.theirs),
+            conflict.folder,
+        ],
+    )
+}

@@ -1,0 +1,127 @@
+use jiff::Timestamp;
+
+use super::*;
+use crate::digest::Digest;
+use crate::node::{Content, FileBody, Ino, Kind, Node, Synced};
+use crate::path::WsPath;
+use crate::record::{BaseContent, Op, Record, RecordBase, RecordState, Seq};
+use crate::revision::{Base, Revision};
+
+fn node(ino: u64, kind: Kind) -> Node {
+    let at = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
+    Node {
+        ino: Ino(ino),
+        parent: Ino(1),
+        name: Arc::from(format!("n{ino}")),
+        kind,
+        mode: 0o644,
+        uid: 1,
+        gid: 2,
+        atime: at,
+        mtime: at,
+        ctime: at,
+        synced: Some(Box::new(Synced {
+            revision: Revision::new("rev_3"),
+            digest: Some(Digest::of(b"x")),
+            edited_at: Some(at),
+        })),
+        origin: None,
+            local_only: false,
+    }
+}
+
+fn record(seq: u64, base: RecordBase, state: RecordState) -> Record {
+    Record {
+        seq: Seq(seq),
+        key: u64::MAX - seq,
+        path: WsPath::parse("/a/b").unwrap(),
+        op: Op::Put,
+        ino: Some(Ino(7)),
+        base,
+        base_content: Some(BaseContent { blob: BlobId(4), digest: Some(Digest::of(b"old")) }),
+        moved_to: Some(Ino(9)),
+        blob: Some(BlobId(5)),
+        size: 12,
+        recorded_at: Timestamp::from_millisecond(1_700_000_000_000).unwrap(),
+        state,
+        attempts: 3,
+        sent: vec![Digest::of(b"sent"), Digest::of(b"again")],
+        last_error: Some("why".to_owned()),
+    }
+}
+
+#[test]
+fn what_was_committed_is_read_back_by_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let body = |content| Kind::File(FileBody { content, size: 5, exact: true });
+    let nodes = vec![
+        node(2, body(Content::Blob(BlobId(5)))),
+        node(3, body(Content::File(crate::node::FileId(8)))),
+        node(4, body(Content::Remote)),
+        node(5, body(Content::Empty)),
+        node(6, Kind::Dir { explicit: true }),
+        node(7, Kind::Symlink { target: Arc::from("../t") }),
+    ];
+    let parked = RecordState::Parked { code: "forbidden".into(), message: "no".into() };
+    let records = vec![
+        record(1, RecordBase::Known(Base::Absent), RecordState::Waiting),
+        record(2, RecordBase::Follows, RecordState::Flight),
+        record(3, RecordBase::Known(Base::Revision(Revision::new("r").unwrap())), parked),
+        record(4, RecordBase::Known(Base::Date(Timestamp::UNIX_EPOCH)), RecordState::Waiting),
+    ];
+    let store = Store::open(&path).unwrap();
+    let mut rows: Vec<Row> = nodes.iter().cloned().map(|n| Row::PutNode(Box::new(n))).collect();
+    rows.extend(records.iter().cloned().map(|r| Row::PutRecord(Box::new(r))));
+    rows.push(Row::PutBlob(BlobId(5), Bytes::from_static(b"hello")));
+    rows.push(Row::SetMeta("cursor", Some("evt_1".into())));
+    rows.push(Row::PutRecheck(WsPath::parse("/r").unwrap()));
+    // Not closed: what a killed process leaves behind.
+    store.commit_and_wait(rows, false).unwrap();
+
+    let again = Store::open(&path).unwrap();
+    let loaded = again.load().unwrap();
+    assert_eq!(loaded.nodes, nodes);
+    assert_eq!(loaded.records, records);
+    assert_eq!(loaded.meta["cursor"], "evt_1");
+    assert_eq!(loaded.recheck, [WsPath::parse("/r").unwrap()]);
+    assert_eq!(again.blob(BlobId(5)).unwrap().unwrap(), "hello");
+    assert_eq!(again.blob(BlobId(6)).unwrap(), None);
+    assert!(loaded.damaged.is_empty());
+    again.close().unwrap();
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    Store::open(&path).unwrap().close().unwrap();
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+    drop(connection);
+    let error = Store::open(&path).unwrap_err();
+    assert_eq!(error, StoreError::Newer { found: SCHEMA_VERSION + 1, known: SCHEMA_VERSION });
+}
+
+#[test]
+fn a_row_without_meaning_is_set_aside_and_the_rest_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path).unwrap();
+    let good = record(1, RecordBase::Follows, RecordState::Waiting);
+    store.commit_and_wait(vec![Row::PutRecord(Box::new(good.clone()))], true).unwrap();
+    store
+        .commit_and_wait(
+            vec![Row::PutRecord(Box::new(record(2, RecordBase::Follows, RecordState::Waiting)))],
+            true,
+        )
+        .unwrap();
+    Connection::open(&path)
+        .unwrap()
+        .execute("UPDATE outbox SET op = 'explode' WHERE seq = 2", [])
+        .unwrap();
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.records, [good]);
+    assert_eq!(loaded.damaged.len(), 1);
+    store.close().unwrap();
+}

@@ -1,0 +1,258 @@
+//! The writer and the syncer: two threads, so that an acknowledgement never waits for a disk sync
+//! that nobody asked for.
+//!
+//! The writer takes everything that was submitted while it was busy into one transaction (group
+//! commit) and then runs the callbacks. A failed commit keeps its rows: they are tried again with
+//! the next submission, so that the database never skips a row that memory already shows. The
+//! syncer makes the log durable when somebody waits for it, and at least once a second while
+//! there is something to sync.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::{Done, Row, StoreError};
+
+/// Bound of the time after which a commit is on stable storage without anybody asking
+/// (`docs/semantics.md`, section 1).
+const BACKGROUND_SYNC: Duration = Duration::from_millis(500);
+
+/// Log size from which a checkpoint runs even while commits keep coming; bytes.
+const LOG_BYTES_MAX: u64 = 64 << 20;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    syncs: Mutex<Syncs>,
+    sync_work: Condvar,
+    log: PathBuf,
+}
+
+#[derive(Default)]
+struct Queue {
+    rows: Vec<Row>,
+    done: Vec<Done>,
+    checkpoint: bool,
+    stop: bool,
+}
+
+#[derive(Default)]
+struct Syncs {
+    /// Callbacks that wait for the next sync.
+    waiting: Vec<Done>,
+    /// Whether commits happened since the last sync began.
+    unsynced: bool,
+    stop: bool,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("log", &self.shared.log).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, path: &Path) -> Result<Self, StoreError> {
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            syncs: Mutex::default(),
+            sync_work: Condvar::new(),
+            log: PathBuf::from(log),
+        });
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(body)
+                .map_err(|error| StoreError::Failed(format!("start thread {name}: {error}")))
+        };
+        let for_writer = Arc::clone(&shared);
+        let for_syncer = Arc::clone(&shared);
+        let threads = vec![
+            spawn("store-writer", Box::new(move || write_loop(&for_writer, connection)))?,
+            spawn("store-syncer", Box::new(move || sync_loop(&for_syncer)))?,
+        ];
+        Ok(Self { shared, threads: Mutex::new(threads) })
+    }
+
+    pub(super) fn submit(&self, rows: Vec<Row>, done: Option<Done>) {
+        let mut queue = lock(&self.shared.queue);
+        if queue.stop {
+            drop(queue);
+            if let Some(done) = done {
+                done(Err(StoreError::Closed));
+            }
+            return;
+        }
+        queue.rows.extend(rows);
+        queue.done.extend(done);
+        drop(queue);
+        self.shared.work.notify_one();
+    }
+
+    pub(super) fn sync(&self, done: Done) {
+        // Passing through the writer first orders the sync after all earlier submissions.
+        let shared = Arc::clone(&self.shared);
+        self.submit(
+            Vec::new(),
+            Some(Box::new(move |result| match result {
+                Err(error) => done(Err(error)),
+                Ok(()) => {
+                    lock(&shared.syncs).waiting.push(done);
+                    shared.sync_work.notify_one();
+                }
+            })),
+        );
+    }
+
+    pub(super) fn checkpoint(&self) {
+        lock(&self.shared.queue).checkpoint = true;
+        self.shared.work.notify_one();
+    }
+
+    pub(super) fn stop(&self) {
+        lock(&self.shared.queue).stop = true;
+        self.shared.work.notify_all();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for (at, thread) in threads.into_iter().enumerate() {
+            if at == 1 {
+                lock(&self.shared.syncs).stop = true;
+                self.shared.sync_work.notify_all();
+            }
+            drop(thread.join());
+        }
+    }
+}
+
+fn write_loop(shared: &Shared, mut connection: Connection) {
+    // Rows whose commit failed stay here and go first next time.
+    let mut rows: Vec<Row> = Vec::new();
+    let mut log_bytes_seen = 0_u64;
+    loop {
+        let (done, checkpoint, stop) = {
+            let mut queue = lock(&shared.queue);
+            while queue.rows.is_empty()
+                && queue.done.is_empty()
+                && !queue.checkpoint
+                && !queue.stop
+            {
+                queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            rows.append(&mut queue.rows);
+            let done = std::mem::take(&mut queue.done);
+            (done, std::mem::take(&mut queue.checkpoint), queue.stop)
+        };
+        let result = if rows.is_empty() { Ok(()) } else { commit(&mut connection, &rows) };
+        match &result {
+            Ok(()) => {
+                if !rows.is_empty() {
+                    log_bytes_seen += rows.iter().map(weight).sum::<u64>();
+                    rows.clear();
+                    lock(&shared.syncs).unsynced = true;
+                    shared.sync_work.notify_one();
+                }
+            }
+            Err(error) => tracing::error!(%error, rows = rows.len(), "commit failed, rows kept"),
+        }
+        for callback in done {
+            callback(result.clone());
+        }
+        if (checkpoint || log_bytes_seen > LOG_BYTES_MAX) && result.is_ok() {
+            log_bytes_seen = 0;
+            if let Err(error) =
+                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+            {
+                tracing::warn!(%error, "checkpoint");
+            }
+        }
+        if stop && rows.is_empty() {
+            return;
+        }
+        if stop {
+            tracing::error!(rows = rows.len(), "stopping with rows that could not be committed");
+            return;
+        }
+    }
+}
+
+fn weight(row: &Row) -> u64 {
+    match row {
+        Row::PutBlob(_, data) => data.len() as u64 + 512,
+        _ => 512,
+    }
+}
+
+fn commit(connection: &mut Connection, rows: &[Row]) -> Result<(), StoreError> {
+    let transaction = connection.transaction()?;
+    for row in rows {
+        row.apply(&transaction)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn sync_loop(shared: &Shared) {
+    loop {
+        let (waiting, stop) = {
+            let mut syncs = lock(&shared.syncs);
+            loop {
+                if !syncs.waiting.is_empty() || syncs.stop {
+                    break;
+                }
+                if syncs.unsynced {
+                    let (guard, timeout) = shared
+                        .sync_work
+                        .wait_timeout_while(syncs, BACKGROUND_SYNC, |syncs| {
+                            syncs.waiting.is_empty() && !syncs.stop
+                        })
+                        .unwrap_or_else(PoisonError::into_inner);
+                    syncs = guard;
+                    if timeout.timed_out() {
+                        break;
+                    }
+                } else {
+                    syncs = shared.sync_work.wait(syncs).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+            syncs.unsynced = false;
+            (std::mem::take(&mut syncs.waiting), syncs.stop)
+        };
+        let result = sync_log(&shared.log);
+        if let Err(error) = &result {
+            tracing::error!(%error, "sync of the state database");
+            lock(&shared.syncs).unsynced = true;
+        }
+        for callback in waiting {
+            callback(result.clone());
+        }
+        if stop {
+            return;
+        }
+    }
+}
+
+/// Makes every commit in the log durable. The checkpoint syncs the log itself before it copies
+/// from it, so a log that was just emptied leaves nothing behind that this would miss.
+fn sync_log(log: &Path) -> Result<(), StoreError> {
+    match File::open(log) {
+        Ok(file) => file
+            .sync_data()
+            .map_err(|error| StoreError::Failed(format!("sync {}: {error}", log.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::Failed(format!("open {}: {error}", log.display()))),
+    }
+}
