@@ -4,6 +4,8 @@ pub mod clock;
 pub mod content;
 pub mod digest;
 pub mod engine;
+pub mod fs;
+pub mod fuse;
 pub mod ignore_rules;
 pub mod namespace;
 pub mod node;

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ pub struct OpenFiles {
 pub struct OpenFile {
     /// Its node.
     pub ino: Ino,
+    /// Handles, all of them. Outside the lock, so that it may be asked with the core locked.
+    handles: AtomicU32,
+    /// Taken out of the table; look it up again.
+    dead: AtomicBool,
     state: Mutex<OpenState>,
 }
 
@@ -39,14 +44,12 @@ pub struct OpenState {
     pub mtime: Timestamp,
     /// Since when it holds changes that are not sealed; monotonic.
     pub dirty_since: Option<Duration>,
-    /// Handles, all of them.
-    pub handles: u32,
     /// Handles that may write.
     pub writers: u32,
+    /// The record of the last seal waits for the file to be closed.
+    pub held: bool,
     /// Counts changes, so that a reader of the whole can tell whether it saw one version.
     pub generation: u64,
-    /// Taken out of the table; look it up again.
-    dead: bool,
 }
 
 /// The bytes of an open file.
@@ -65,30 +68,39 @@ pub enum Body {
 impl OpenFiles {
     /// Runs `act` with the node's open file locked, creating the entry for as long as it lasts.
     pub fn with<T>(&self, ino: Ino, act: impl FnOnce(&mut OpenState) -> T) -> T {
-        let file = self.enter(ino);
-        let mut state = file.lock();
-        let result = act(&mut state);
-        self.leave(ino, state);
-        result
+        loop {
+            let file = self.enter(ino);
+            let mut state = file.lock();
+            if file.dead.load(Ordering::Acquire) {
+                continue;
+            }
+            let result = act(&mut state);
+            self.leave(&file, state);
+            return result;
+        }
     }
 
     /// Adds a handle.
     pub fn open(&self, ino: Ino, writable: bool) -> Arc<OpenFile> {
-        let file = self.enter(ino);
-        let mut state = file.lock();
-        state.handles += 1;
-        state.writers += u32::from(writable);
-        drop(state);
-        file
+        loop {
+            let file = self.enter(ino);
+            let mut state = file.lock();
+            if file.dead.load(Ordering::Acquire) {
+                continue;
+            }
+            file.handles.fetch_add(1, Ordering::AcqRel);
+            state.writers += u32::from(writable);
+            drop(state);
+            return file;
+        }
     }
 
     /// Removes a handle. Returns whether it was the last one.
     pub fn close(&self, file: &OpenFile, writable: bool) -> bool {
         let mut state = file.lock();
-        state.handles = state.handles.saturating_sub(1);
+        let last = file.handles.fetch_sub(1, Ordering::AcqRel) == 1;
         state.writers = state.writers.saturating_sub(u32::from(writable));
-        let last = state.handles == 0;
-        self.leave(file.ino, state);
+        self.leave(file, state);
         last
     }
 
@@ -101,7 +113,7 @@ impl OpenFiles {
     /// Whether the node has handles.
     #[must_use]
     pub fn is_open(&self, ino: Ino) -> bool {
-        self.get(ino).is_some_and(|file| file.lock().handles > 0)
+        self.get(ino).is_some_and(|file| file.is_open())
     }
 
     /// Whether nothing is open.
@@ -121,17 +133,19 @@ impl OpenFiles {
             let entry = self.map.entry(ino).or_insert_with(|| Arc::new(OpenFile::new(ino)));
             let file = Arc::clone(entry.value());
             drop(entry);
-            if !file.lock().dead {
+            if !file.dead.load(Ordering::Acquire) {
                 return file;
             }
+            // Whoever marked it is about to take it out.
+            self.map.remove_if(&ino, |_, file| file.dead.load(Ordering::Acquire));
         }
     }
 
-    fn leave(&self, ino: Ino, mut state: MutexGuard<'_, OpenState>) {
-        if state.handles == 0 && state.dirty_since.is_none() {
-            state.dead = true;
+    fn leave(&self, file: &OpenFile, state: MutexGuard<'_, OpenState>) {
+        if !file.is_open() && state.dirty_since.is_none() {
+            file.dead.store(true, Ordering::Release);
             drop(state);
-            self.map.remove_if(&ino, |_, file| file.lock().dead);
+            self.map.remove_if(&file.ino, |_, file| file.dead.load(Ordering::Acquire));
         }
     }
 }
@@ -140,16 +154,23 @@ impl OpenFile {
     fn new(ino: Ino) -> Self {
         Self {
             ino,
+            handles: AtomicU32::new(0),
+            dead: AtomicBool::new(false),
             state: Mutex::new(OpenState {
                 body: Body::Unloaded,
                 mtime: Timestamp::UNIX_EPOCH,
                 dirty_since: None,
-                handles: 0,
                 writers: 0,
+                held: false,
                 generation: 0,
-                dead: false,
             }),
         }
+    }
+
+    /// Whether it has handles.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.handles.load(Ordering::Acquire) > 0
     }
 
     /// Locks it.

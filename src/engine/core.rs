@@ -164,6 +164,10 @@ pub struct Core {
     pub recheck: BTreeSet<WsPath>,
     /// Which paths are local-only.
     pub rules: Rules,
+    /// The text of the rules file at the root.
+    pub rules_text: String,
+    /// The text of the user's own rules.
+    pub user_rules: String,
     /// Open conflicts, oldest first.
     pub conflicts: Vec<ConflictRow>,
     /// Remote names that cannot be mounted, with the reason.
@@ -214,14 +218,15 @@ impl Core {
         let body_bytes = meta("body_bytes").and_then(|text| text.parse().ok());
         let reset_suspected = meta("reset").map(str::to_owned);
         let listed = meta("listed").is_some();
-        let rules = Rules::compile(&[meta("ignore").unwrap_or_default()]).0;
+        let rules_text = meta("ignore").unwrap_or_default().to_owned();
+        let rules = Rules::compile(&[&rules_text]).0;
         let (tree, lost) = Tree::new(loaded.nodes, settings.uid, settings.gid, now.wall);
         for node in &lost {
             tracing::error!(ino = node.ino.0, name = %node.name, "node without folder set aside");
         }
         let mut outbox = Outbox::default();
         outbox.restore(loaded.records, now.mono);
-        let mut core = Self {
+        let core = Self {
             tree,
             outbox,
             link: Link::new(pause),
@@ -229,6 +234,8 @@ impl Core {
             body_bytes: body_bytes.unwrap_or(settings.body_bytes_start),
             recheck: loaded.recheck.into_iter().collect(),
             rules,
+            rules_text,
+            user_rules: String::new(),
             conflicts: loaded.conflicts,
             skipped: BTreeMap::new(),
             cursor,

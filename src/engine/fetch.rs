@@ -206,6 +206,9 @@ impl Shared {
             self.step(|core, now, changes| core.apply_event(change, quiet, now, changes))
         });
         if applied == Inbound::Applied {
+            if path.as_str().strip_prefix('/') == Some(crate::ignore_rules::RULES_NAME) {
+                self.reload_rules();
+            }
             let (action, revision) = match change {
                 EventChange::Stored(file) => ("write", file.revision.as_ref()),
                 EventChange::Deleted { revision, .. } => ("delete", revision.as_ref()),
@@ -230,8 +233,8 @@ impl Shared {
         let Some(ino) = ino else { return apply(true) };
         self.contents.open.with(ino, |state| {
             let quiet = state.is_quiet();
-            let unlinked_later = quiet && state.handles > 0;
-            if unlinked_later && matches!(state.body, Body::Unloaded) {
+            let is_open = self.contents.open.is_open(ino);
+            if quiet && is_open && matches!(state.body, Body::Unloaded) {
                 self.load_for_readers(ino, state);
             }
             let applied = apply(quiet);
@@ -240,7 +243,7 @@ impl Shared {
                 state.body = Body::Unloaded;
                 state.generation += 1;
             }
-            if gone && state.handles == 0 {
+            if gone && !is_open {
                 self.step(|core, _, changes| core.forget_unlinked(ino, changes));
             }
             applied

@@ -522,12 +522,15 @@ impl Runner {
                 continue;
             }
             let (files, bytes) = waiter.accepted;
-            drop(waiter.reply.send(Flushed {
+            let flushed = Flushed {
                 remaining,
                 uploaded: core.stats.accepted - files,
                 bytes: core.stats.accepted_bytes - bytes,
                 took: now.saturating_sub(waiter.began),
-            }));
+            };
+            if waiter.reply.send(flushed).is_err() {
+                tracing::debug!("whoever asked for a flush went away");
+            }
         }
         drop(core);
         self.waiters = waiting;

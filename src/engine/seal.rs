@@ -10,10 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::core::SMALL_MAX;
 use super::local::Sealed;
 use super::shared::Shared;
 use crate::content::open::{Body, OpenState};
+use crate::ignore_rules::{RULES_NAME, Rules};
 use crate::node::{BlobId, Content, FileId, Ino};
 use crate::store::{Done, Row, StoreError};
 
@@ -26,6 +26,10 @@ impl Shared {
     /// at once when nothing changed. With `hold` the record waits for the file to be closed.
     pub fn seal(&self, ino: Ino, state: &mut OpenState, hold: bool, done: Done) {
         if state.dirty_since.is_none() {
+            if state.held && !hold {
+                state.held = false;
+                self.release_hold(ino);
+            }
             done(Ok(()));
             return;
         }
@@ -65,11 +69,22 @@ impl Shared {
             state.body = Body::Shared(bytes);
         }
         state.dirty_since = None;
+        state.held = hold;
         match sealed {
             Ok(()) => {}
             // The node is gone altogether; there is nothing left that could be kept.
             Err(((), done)) => done(Ok(())),
         }
+        self.nudge.notify_one();
+    }
+
+    /// The file was closed without further changes: what was sealed meanwhile may go.
+    fn release_hold(&self, ino: Ino) {
+        self.step(|core, _, _| {
+            if let Some(path) = core.tree.path_of(ino) {
+                core.outbox.mark(&path, |slot| slot.held_until = None);
+            }
+        });
         self.nudge.notify_one();
     }
 
@@ -145,6 +160,7 @@ impl Shared {
         drop(moved);
         told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
         state.body = Body::Disk(Arc::new(file));
+        state.held = true;
         Ok(())
     }
 
@@ -168,10 +184,51 @@ impl Shared {
         told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)
     }
 
-    /// Whether a content of this size stays in memory.
-    #[must_use]
-    pub fn fits_memory(size: u64) -> bool {
-        size <= SMALL_MAX
+    /// Takes up the rules that `.mountignore` holds now. What it holds only at the remote is taken
+    /// up when it was fetched.
+    pub fn reload_rules(&self) {
+        let content = {
+            let core = self.core();
+            let ino = core.tree.child(crate::node::ROOT, RULES_NAME);
+            let body = ino.and_then(|ino| core.tree.get(ino)).and_then(|node| node.body());
+            body.map(|body| body.content)
+        };
+        let bytes = match content {
+            None | Some(Content::Empty) => Bytes::new(),
+            Some(Content::Blob(blob)) => match self.contents.blob(blob) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::error!(%error, "rules file cannot be read");
+                    return;
+                }
+            },
+            // Larger than any sane rules file, or not here yet.
+            Some(Content::File(_) | Content::Remote) => return,
+        };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        self.step(|core, now, changes| {
+            if core.rules_text == text {
+                return;
+            }
+            let (rules, refused) = Rules::compile(&[&core.user_rules, &text]);
+            for line in refused {
+                tracing::warn!(%line, "not a rule, left out");
+            }
+            changes.rows.push(Row::SetMeta("ignore", Some(text.clone())));
+            core.rules_text = text;
+            core.set_rules(rules, now, changes);
+        });
+        self.nudge.notify_one();
+    }
+
+    /// Takes up the user's own rules, which come before those of the mount.
+    pub fn set_user_rules(&self, text: String) {
+        self.step(|core, now, changes| {
+            let rules = Rules::compile(&[&text, &core.rules_text]).0;
+            core.user_rules = text;
+            core.set_rules(rules, now, changes);
+        });
+        self.nudge.notify_one();
     }
 }
 

@@ -1,0 +1,261 @@
+//! The filesystem: what each call on the mounted folder means, with no FUSE type in it.
+//!
+//! Everything that is known here is answered on the calling thread; what must be durable is
+//! answered by the store's callback, so that no kernel thread waits for a commit; what must be
+//! fetched is answered from tokio, so that no kernel thread waits for the network.
+
+mod files;
+mod names;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+
+use crate::content::OpenFile;
+use crate::engine::Shared;
+use crate::engine::fetch::FetchError;
+use crate::engine::local::LocalError;
+use crate::node::{Ino, Kind, Node};
+use crate::remote::RemoteError;
+use crate::store::StoreError;
+
+pub use self::files::OpenMode;
+
+/// Why a call fails. One function turns it into an errno (`fuse/errno.rs`).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FsError {
+    /// A name operation is refused.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// The outbox cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The bytes are only at the server and cannot be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The local disk refused.
+    #[error("local disk: {0:?}")]
+    Disk(io::ErrorKind),
+    /// The handle is not open, or not for this.
+    #[error("bad handle")]
+    BadHandle,
+    /// The node is not of the kind that the call needs.
+    #[error("not possible with this kind of entry")]
+    WrongKind,
+    /// What was asked for is not offered.
+    #[error("not supported")]
+    NotSupported,
+}
+
+impl From<io::Error> for FsError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error.kind())
+    }
+}
+
+impl From<RemoteError> for FsError {
+    fn from(error: RemoteError) -> Self {
+        Self::Fetch(FetchError::Remote(error))
+    }
+}
+
+/// Called once with the result, on whichever thread has it.
+pub type Reply<T> = Box<dyn FnOnce(Result<T, FsError>) + Send>;
+
+/// A node's attributes as `stat` shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributes {
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Whether `size` may still turn out smaller; then the kernel must ask again.
+    pub exact: bool,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Link count.
+    pub links: u32,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// Last change of the node.
+    pub ctime: Timestamp,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+}
+
+impl EntryKind {
+    fn of(node: &Node) -> Self {
+        match node.kind {
+            Kind::File(_) => Self::File,
+            Kind::Dir { .. } => Self::Dir,
+            Kind::Symlink { .. } => Self::Symlink,
+        }
+    }
+}
+
+/// One entry of a listed folder.
+#[derive(Debug, Clone)]
+pub struct DirEntry {
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// Space and entries of the disk that holds the contents.
+#[derive(Debug, Clone, Copy)]
+pub struct Space {
+    /// Size of a block in bytes.
+    pub block_bytes: u32,
+    /// Blocks.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks for this user.
+    pub available: u64,
+    /// Entries of the mount.
+    pub files: u64,
+    /// Entries that could still be made.
+    pub files_free: u64,
+}
+
+/// The filesystem of one mount.
+#[derive(Debug)]
+pub struct Fs {
+    shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
+    handles: Arc<DashMap<u64, files::Handle>>,
+    listings: DashMap<u64, Arc<Vec<DirEntry>>>,
+    next_handle: AtomicU64,
+}
+
+impl Fs {
+    /// Serves `shared`; what needs the network runs on `runtime`.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, runtime: tokio::runtime::Handle) -> Self {
+        Self {
+            shared,
+            runtime,
+            handles: Arc::default(),
+            listings: DashMap::new(),
+            next_handle: AtomicU64::new(1),
+        }
+    }
+
+    /// What it serves.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn take_handle(&self) -> u64 {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A node's attributes.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub fn attributes(&self, ino: Ino) -> Result<Attributes, FsError> {
+        let mut attributes = {
+            let core = self.shared.core();
+            let node = core.tree.get(ino).ok_or(LocalError::Stale)?;
+            let links = match (node.is_dir(), core.tree.is_unlinked(ino)) {
+                (_, true) => 0,
+                (true, false) => core.tree.folder_links(ino),
+                (false, false) => 1,
+            };
+            Attributes {
+                ino,
+                kind: EntryKind::of(node),
+                size: node.size(),
+                exact: node.body().is_none_or(|body| body.exact),
+                mode: node.mode,
+                uid: node.uid,
+                gid: node.gid,
+                links,
+                atime: node.atime,
+                mtime: node.mtime,
+                ctime: node.ctime,
+            }
+        };
+        // What is written but not sealed is in the open file, not in the node.
+        if attributes.kind == EntryKind::File
+            && let Some(file) = self.shared.contents.open.get(ino)
+        {
+            overlay(&mut attributes, &file)?;
+        }
+        Ok(attributes)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// When the node is gone or no symbolic link.
+    pub fn read_link(&self, ino: Ino) -> Result<Arc<str>, FsError> {
+        let core = self.shared.core();
+        match &core.tree.get(ino).ok_or(LocalError::Stale)?.kind {
+            Kind::Symlink { target } => Ok(Arc::clone(target)),
+            Kind::File(_) | Kind::Dir { .. } => Err(FsError::WrongKind),
+        }
+    }
+
+    /// Space of the disk that holds the contents: what a writer runs out of first.
+    ///
+    /// # Errors
+    /// When the disk cannot be asked.
+    pub fn space(&self) -> Result<Space, FsError> {
+        let disk = nix::sys::statvfs::statvfs(self.shared.contents.folder()).map_err(io::Error::from)?;
+        Ok(Space {
+            block_bytes: u32::try_from(disk.fragment_size()).unwrap_or(4096),
+            blocks: disk.blocks(),
+            free: disk.blocks_free(),
+            available: disk.blocks_available(),
+            files: self.shared.core().tree.len() as u64,
+            files_free: disk.files_available(),
+        })
+    }
+
+    /// The kernel forgot a node: one without a name is dropped.
+    pub fn forget(&self, ino: Ino) {
+        let unlinked = self.shared.core().tree.is_unlinked(ino);
+        if unlinked && !self.shared.contents.open.is_open(ino) {
+            self.shared.step(|core, _, changes| core.forget_unlinked(ino, changes));
+        }
+    }
+}
+
+fn overlay(attributes: &mut Attributes, file: &OpenFile) -> Result<(), FsError> {
+    let state = file.lock();
+    if state.dirty_since.is_some() {
+        attributes.mtime = state.mtime;
+        attributes.ctime = state.mtime;
+        if let Some(size) = state.size()? {
+            attributes.size = size;
+            attributes.exact = true;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,404 @@
+//! Calls on open files: open, read, write, truncate, flush, sync, close.
+
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Attributes, Fs, FsError, Reply};
+use crate::content::OpenFile;
+use crate::content::open::{Body, OpenState};
+use crate::engine::Shared;
+use crate::engine::core::SMALL_MAX;
+use crate::engine::local::{LocalError, SetAttributes};
+use crate::node::{Content, Ino};
+use crate::store::Done;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenMode {
+    /// It may be written.
+    pub write: bool,
+    /// It is emptied.
+    pub truncate: bool,
+    /// Every write is on stable storage before it returns.
+    pub sync: bool,
+}
+
+/// An open file of a process.
+#[derive(Debug, Clone)]
+pub(super) struct Handle {
+    pub(super) file: Arc<OpenFile>,
+    pub(super) mode: OpenMode,
+}
+
+/// Whether an open file's bytes can be worked on.
+enum Readiness {
+    Ready,
+    /// Only the remote has them.
+    Fetch,
+}
+
+impl Fs {
+    /// Opens a file. When only an upper bound of its size is known, it is fetched first, so that
+    /// the kernel learns the size before it reads.
+    pub fn open(&self, ino: Ino, mode: OpenMode, reply: Reply<u64>) {
+        let exact = {
+            let core = self.shared.core();
+            let Some(node) = core.tree.get(ino) else {
+                drop(core);
+                return reply(Err(LocalError::Stale.into()));
+            };
+            if mode.write && core.settings.read_only {
+                drop(core);
+                return reply(Err(LocalError::ReadOnly.into()));
+            }
+            let Some(body) = node.body() else {
+                drop(core);
+                return reply(Err(FsError::WrongKind));
+            };
+            body.exact || mode.truncate
+        };
+        let file = self.shared.contents.open.open(ino, mode.write);
+        let handle = self.take_handle();
+        self.handles.insert(handle, Handle { file: Arc::clone(&file), mode });
+        if mode.truncate {
+            let now = self.shared.now();
+            let mut state = file.lock();
+            state.body = Body::Memory(Vec::new());
+            state.changed(now.mono, now.wall);
+            self.shared.seal(ino, &mut state, true, Box::new(move |result| {
+                reply(result.map(|()| handle).map_err(FsError::from));
+            }));
+            return;
+        }
+        if exact {
+            return reply(Ok(handle));
+        }
+        let shared = Arc::clone(&self.shared);
+        let handles = Arc::clone(&self.handles);
+        self.runtime.spawn(async move {
+            match shared.ensure_local(ino).await {
+                Ok(()) => reply(Ok(handle)),
+                Err(error) => {
+                    handles.remove(&handle);
+                    shared.contents.open.close(&file, mode.write);
+                    reply(Err(error.into()));
+                }
+            }
+        });
+    }
+
+    fn handle(&self, handle: u64) -> Result<Handle, FsError> {
+        Ok(self.handles.get(&handle).ok_or(FsError::BadHandle)?.value().clone())
+    }
+
+    /// Reads up to `len` bytes.
+    pub fn read(&self, handle: u64, offset: u64, len: usize, reply: Reply<Bytes>) {
+        match self.handle(handle) {
+            Ok(handle) => self.with_bytes(
+                handle.file,
+                move |_, _, state| Ok(state.read(offset, len)?),
+                reply,
+            ),
+            Err(error) => reply(Err(error)),
+        }
+    }
+
+    /// Writes at an offset. With `O_SYNC` it answers when the bytes are on stable storage.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], reply: Reply<usize>) {
+        let Handle { file, mode } = match self.handle(handle) {
+            Ok(handle) => handle,
+            Err(error) => return reply(Err(error)),
+        };
+        let mut state = file.lock();
+        match load(&self.shared, file.ino, &mut state) {
+            Ok(Readiness::Ready) => {
+                let written = write_at(&self.shared, file.ino, &mut state, offset, data);
+                drop(state);
+                self.written(file, mode, written, reply);
+            }
+            Ok(Readiness::Fetch) => {
+                drop(state);
+                let data = Bytes::copy_from_slice(data);
+                let write = move |shared: &Shared, ino, state: &mut OpenState| {
+                    write_at(shared, ino, state, offset, &data)
+                };
+                self.with_bytes(file, write, reply);
+            }
+            Err(error) => {
+                drop(state);
+                reply(Err(error));
+            }
+        }
+    }
+
+    fn written(
+        &self,
+        file: Arc<OpenFile>,
+        mode: OpenMode,
+        written: Result<usize, FsError>,
+        reply: Reply<usize>,
+    ) {
+        match written {
+            Ok(n) if mode.sync => self.sync_file(&file, Box::new(move |result| {
+                reply(result.map(|()| n));
+            })),
+            other => reply(other),
+        }
+    }
+
+    /// Runs `act` on the bytes: now, when they are here, else once they were fetched.
+    fn with_bytes<T: Send + 'static>(
+        &self,
+        file: Arc<OpenFile>,
+        act: impl FnOnce(&Shared, Ino, &mut OpenState) -> Result<T, FsError> + Send + 'static,
+        reply: Reply<T>,
+    ) {
+        let mut state = file.lock();
+        match load(&self.shared, file.ino, &mut state) {
+            Ok(Readiness::Ready) => {
+                let result = act(&self.shared, file.ino, &mut state);
+                drop(state);
+                reply(result);
+            }
+            Ok(Readiness::Fetch) => {
+                drop(state);
+                let shared = Arc::clone(&self.shared);
+                self.runtime.spawn(async move {
+                    let ready = shared.ensure_local(file.ino).await;
+                    let result = ready.map_err(FsError::from).and_then(|()| {
+                        let mut state = file.lock();
+                        match load(&shared, file.ino, &mut state)? {
+                            Readiness::Ready => act(&shared, file.ino, &mut state),
+                            // It changed at the remote in this very moment.
+                            Readiness::Fetch => Err(FsError::Disk(std::io::ErrorKind::WouldBlock)),
+                        }
+                    });
+                    reply(result);
+                });
+            }
+            Err(error) => {
+                drop(state);
+                reply(Err(error));
+            }
+        }
+    }
+
+    /// Sets the size, then the other attributes.
+    pub(super) fn truncate(
+        &self,
+        ino: Ino,
+        size: u64,
+        set: SetAttributes,
+        reply: Reply<Attributes>,
+    ) {
+        let is_file = {
+            let core = self.shared.core();
+            if core.settings.read_only {
+                drop(core);
+                return reply(Err(LocalError::ReadOnly.into()));
+            }
+            core.tree.get(ino).map(|node| node.body().is_some())
+        };
+        match is_file {
+            None => return reply(Err(LocalError::Stale.into())),
+            Some(false) => return reply(Err(FsError::WrongKind)),
+            Some(true) => {}
+        }
+        // The entry must outlive this call: what is fetched arrives later.
+        let file = self.shared.contents.open.open(ino, true);
+        let fs = Self::new(Arc::clone(&self.shared), self.runtime.clone());
+        let closing = Arc::clone(&file);
+        let finish: Reply<()> = Box::new(move |result| {
+            fs.shared.contents.open.close(&closing, true);
+            match result {
+                Ok(()) => fs.set_plain_attributes(ino, set, reply),
+                Err(error) => reply(Err(error)),
+            }
+        });
+        let sealed = move |shared: &Shared, ino: Ino, state: &mut OpenState| {
+            set_len(shared, ino, state, size)?;
+            let hold = state.writers > 1;
+            shared.seal_and_wait(ino, state, hold).map_err(FsError::from)
+        };
+        if size == 0 {
+            // What is thrown away need not be fetched.
+            let mut state = file.lock();
+            state.body = Body::Memory(Vec::new());
+        }
+        self.with_bytes(file, sealed, finish);
+    }
+
+    /// One descriptor of the file was closed: what was written is recorded before it answers.
+    pub fn flush(&self, handle: u64, reply: Reply<()>) {
+        let handle = match self.handle(handle) {
+            Ok(handle) => handle,
+            Err(error) => return reply(Err(error)),
+        };
+        let file = handle.file;
+        let mut state = file.lock();
+        self.shared.seal(file.ino, &mut state, false, to_reply(reply));
+        drop(state);
+        self.rules_may_have_changed_at(file.ino);
+    }
+
+    /// The last descriptor and mapping are gone.
+    pub fn release(&self, handle: u64, reply: Reply<()>) {
+        let Some((_, Handle { file, mode })) = self.handles.remove(&handle) else {
+            return reply(Err(FsError::BadHandle));
+        };
+        let mut state = file.lock();
+        self.shared.seal(file.ino, &mut state, false, to_reply(reply));
+        drop(state);
+        let last = self.shared.contents.open.close(&file, mode.write);
+        let ino = file.ino;
+        if last && self.shared.core().tree.is_unlinked(ino) {
+            self.shared.step(|core, _, changes| core.forget_unlinked(ino, changes));
+        }
+        if last {
+            // News that waited for the file to be closed are looked at now.
+            self.shared.nudge.notify_one();
+        }
+    }
+
+    /// Makes the file's bytes, its record and its name durable before it answers.
+    pub fn fsync(&self, handle: u64, reply: Reply<()>) {
+        match self.handle(handle) {
+            Ok(handle) => self.sync_file(&handle.file, reply),
+            Err(error) => reply(Err(error)),
+        }
+    }
+
+    fn sync_file(&self, file: &Arc<OpenFile>, reply: Reply<()>) {
+        let mut state = file.lock();
+        if let Body::Disk(disk) = &state.body {
+            let synced = disk.sync_data().and_then(|()| self.shared.contents.sync_folder());
+            if let Err(error) = synced {
+                drop(state);
+                return reply(Err(error.into()));
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        self.shared.seal(file.ino, &mut state, false, Box::new(move |result| match result {
+            Ok(()) => shared.store.sync(to_reply(reply)),
+            Err(error) => reply(Err(error.into())),
+        }));
+    }
+
+    /// Makes all names durable before it answers.
+    pub fn fsync_dir(&self, reply: Reply<()>) {
+        self.shared.store.sync(to_reply(reply));
+    }
+
+    fn rules_may_have_changed_at(&self, ino: Ino) {
+        let place = {
+            let core = self.shared.core();
+            core.tree.get(ino).map(|node| (node.parent, Arc::clone(&node.name)))
+        };
+        if let Some((parent, name)) = place {
+            self.rules_may_have_changed(parent, &name);
+        }
+    }
+}
+
+fn to_reply(reply: Reply<()>) -> Done {
+    Box::new(move |result| reply(result.map_err(FsError::from)))
+}
+
+/// Takes up the node's content, unless it is only at the remote.
+fn load(shared: &Shared, ino: Ino, state: &mut OpenState) -> Result<Readiness, FsError> {
+    if !matches!(state.body, Body::Unloaded) {
+        return Ok(Readiness::Ready);
+    }
+    let content = {
+        let core = shared.core();
+        let node = core.tree.get(ino).ok_or(LocalError::Stale)?;
+        node.body().ok_or(FsError::WrongKind)?.content
+    };
+    state.body = match content {
+        Content::Empty => Body::Shared(Bytes::new()),
+        Content::Blob(blob) => Body::Shared(shared.contents.blob(blob)?),
+        Content::File(file) => Body::Disk(Arc::new(shared.contents.open_file(file)?)),
+        Content::Remote => return Ok(Readiness::Fetch),
+    };
+    Ok(Readiness::Ready)
+}
+
+/// Writes into a loaded file. A small one stays in memory; one that grows past the border moves to
+/// a working file, once.
+fn write_at(
+    shared: &Shared,
+    ino: Ino,
+    state: &mut OpenState,
+    offset: u64,
+    data: &[u8],
+) -> Result<usize, FsError> {
+    let end = offset.checked_add(data.len() as u64).ok_or(FsError::Disk(
+        std::io::ErrorKind::FileTooLarge,
+    ))?;
+    let now = shared.now();
+    let newly_dirty = state.dirty_since.is_none();
+    make_changeable(shared, ino, state, end)?;
+    match &mut state.body {
+        Body::Memory(bytes) => {
+            let (from, to) = (to_usize(offset)?, to_usize(end)?);
+            if bytes.len() < to {
+                bytes.resize(to, 0);
+            }
+            bytes[from..to].copy_from_slice(data);
+        }
+        Body::Disk(file) => {
+            if newly_dirty {
+                shared.note_disk_write(ino, now.wall)?;
+                state.held = true;
+            }
+            file.write_all_at(data, offset)?;
+        }
+        Body::Unloaded | Body::Shared(_) => return Err(FsError::BadHandle),
+    }
+    state.changed(now.mono, now.wall);
+    if newly_dirty {
+        shared.nudge.notify_one();
+    }
+    Ok(data.len())
+}
+
+fn set_len(shared: &Shared, ino: Ino, state: &mut OpenState, size: u64) -> Result<(), FsError> {
+    let now = shared.now();
+    let newly_dirty = state.dirty_since.is_none();
+    make_changeable(shared, ino, state, size)?;
+    match &mut state.body {
+        Body::Memory(bytes) => bytes.resize(to_usize(size)?, 0),
+        Body::Disk(file) => {
+            if newly_dirty {
+                shared.note_disk_write(ino, now.wall)?;
+                state.held = true;
+            }
+            file.set_len(size)?;
+        }
+        Body::Unloaded | Body::Shared(_) => return Err(FsError::BadHandle),
+    }
+    state.changed(now.mono, now.wall);
+    Ok(())
+}
+
+/// Brings the body into the form that a change up to `end` needs.
+fn make_changeable(
+    shared: &Shared,
+    ino: Ino,
+    state: &mut OpenState,
+    end: u64,
+) -> Result<(), FsError> {
+    if end > SMALL_MAX {
+        shared.move_to_disk(ino, state)?;
+    }
+    if let Body::Shared(bytes) = &state.body {
+        state.body = Body::Memory(bytes.to_vec());
+    }
+    Ok(())
+}
+
+fn to_usize(size: u64) -> Result<usize, FsError> {
+    usize::try_from(size).map_err(|_too_large| FsError::Disk(std::io::ErrorKind::FileTooLarge))
+}

@@ -1,0 +1,591 @@
+//! The kernel edge: FUSE requests in, replies out. Each method translates and nothing else.
+//!
+//! Runs on fuser's event-loop threads. A reply that needs a commit is given by the store's thread,
+//! one that needs the network by tokio; see [`crate::fs`].
+
+pub mod errno;
+pub mod invalidation;
+pub mod mountpoint;
+pub mod session;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use jiff::Timestamp;
+
+use self::errno::errno;
+use crate::engine::local::{Creator, LocalError, RenameMode, SetAttributes};
+use crate::fs::{Attributes, EntryKind, Fs, FsError, OpenMode};
+use crate::node::Ino;
+use crate::path::NAME_BYTES_MAX;
+
+/// How long the kernel may use names and attributes without asking. Every change from outside is
+/// told to it at once; this bounds what a lookup that races such a change may leave behind.
+const TTL: Duration = Duration::from_secs(1);
+
+/// Inode numbers are never given out twice, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// The FUSE face of a mount.
+#[derive(Debug)]
+pub struct FuseFs {
+    fs: Arc<Fs>,
+}
+
+impl FuseFs {
+    /// Serves `fs`.
+    #[must_use]
+    pub fn new(fs: Arc<Fs>) -> Self {
+        Self { fs }
+    }
+}
+
+fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+fn name(name: &OsStr) -> Result<&str, FsError> {
+    name.to_str().ok_or(FsError::Local(LocalError::BadName(crate::path::PathError::NotUtf8)))
+}
+
+/// The attributes as FUSE wants them, and for how long they may be used.
+fn attr(attributes: &Attributes) -> (FileAttr, Duration) {
+    let time = |at: Timestamp| SystemTime::from(at);
+    let kind = file_type(attributes.kind);
+    let attr = FileAttr {
+        ino: INodeNo(attributes.ino.0),
+        size: attributes.size,
+        blocks: attributes.size.div_ceil(512),
+        atime: time(attributes.atime),
+        mtime: time(attributes.mtime),
+        ctime: time(attributes.ctime),
+        crtime: time(attributes.ctime),
+        kind,
+        perm: u16::try_from(attributes.mode & 0o7777).unwrap_or_default(),
+        nlink: attributes.links,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    };
+    (attr, if attributes.exact { TTL } else { Duration::ZERO })
+}
+
+fn file_type(kind: EntryKind) -> FileType {
+    match kind {
+        EntryKind::File => FileType::RegularFile,
+        EntryKind::Dir => FileType::Directory,
+        EntryKind::Symlink => FileType::Symlink,
+    }
+}
+
+fn creator(request: &Request, mode: u32, umask: u32) -> Creator {
+    Creator { uid: request.uid(), gid: request.gid(), mode: mode & !umask & 0o7777 }
+}
+
+fn open_mode(flags: OpenFlags) -> OpenMode {
+    let bits = flags.0;
+    OpenMode {
+        write: flags.acc_mode() != OpenAccMode::O_RDONLY,
+        truncate: bits & nix::libc::O_TRUNC != 0,
+        sync: bits & (nix::libc::O_SYNC | nix::libc::O_DSYNC) != 0,
+    }
+}
+
+/// Answers an entry or an error.
+fn entry(reply: ReplyEntry, result: Result<Attributes, FsError>) {
+    match result {
+        Ok(attributes) => {
+            let (attr, ttl) = attr(&attributes);
+            reply.entry_with_ttls(&TTL, &ttl, &attr, GENERATION);
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<(), FsError>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn attributes(reply: ReplyAttr, result: Result<Attributes, FsError>) {
+    match result {
+        Ok(attributes) => {
+            let (attr, ttl) = attr(&attributes);
+            reply.attr(&ttl, &attr);
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl Filesystem for FuseFs {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // All of these are speed only; a kernel without one of them works without it.
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_BIG_WRITES,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                tracing::debug!(?wanted, "not offered by this kernel");
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEntry) {
+        let found = name(at).and_then(|name| self.fs.lookup(ino(parent), name));
+        match found {
+            Err(FsError::Local(LocalError::NotFound)) if at.len() <= NAME_BYTES_MAX => {
+                // A negative entry: the kernel remembers that there is no such name.
+                let nothing = FileAttr { ino: INodeNo(0), ..attr(&nobody()).0 };
+                reply.entry(&TTL, &nothing, GENERATION);
+            }
+            Err(FsError::Local(LocalError::NotFound)) => reply.error(Errno::ENAMETOOLONG),
+            found => entry(reply, found),
+        }
+    }
+
+    fn forget(&self, _request: &Request, number: INodeNo, _lookups: u64) {
+        self.fs.forget(ino(number));
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        attributes(reply, self.fs.attributes(ino(number)));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let wall = self.fs.shared().now().wall;
+        let time = |at: TimeOrNow| match at {
+            TimeOrNow::Now => wall,
+            TimeOrNow::SpecificTime(at) => Timestamp::try_from(at).unwrap_or(wall),
+        };
+        let set = SetAttributes {
+            mode,
+            uid,
+            gid,
+            atime: atime.map(time),
+            mtime: mtime.map(time),
+        };
+        let answer = Box::new(move |result| attributes(reply, result));
+        self.fs.set_attributes(ino(number), set, size, answer);
+    }
+
+    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+        match self.fs.read_link(ino(number)) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        at: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        // Devices, pipes and sockets mean nothing on another machine.
+        if mode & nix::libc::S_IFMT != nix::libc::S_IFREG && mode & nix::libc::S_IFMT != 0 {
+            return reply.error(Errno::EPERM);
+        }
+        match name(at) {
+            Ok(name) => {
+                let answer = Box::new(move |result| entry(reply, result));
+                self.fs.make_file(ino(parent), name, creator(request, mode, umask), answer);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        at: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        match name(at) {
+            Ok(name) => {
+                let answer = Box::new(move |result| entry(reply, result));
+                self.fs.make_dir(ino(parent), name, creator(request, mode, umask), answer);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEmpty) {
+        match name(at) {
+            Ok(name) => {
+                self.fs.unlink(ino(parent), name, Box::new(move |result| empty(reply, result)));
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEmpty) {
+        match name(at) {
+            Ok(name) => {
+                self.fs.remove_dir(ino(parent), name, Box::new(move |result| empty(reply, result)));
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        at: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        match name(at).and_then(|at| Ok((at, name(target.as_os_str())?))) {
+            Ok((name, target)) => {
+                let answer = Box::new(move |result| entry(reply, result));
+                let creator = creator(request, 0o777, 0);
+                self.fs.make_symlink(ino(parent), name, target, creator, answer);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        at: &OsStr,
+        new_parent: INodeNo,
+        new_at: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        match name(at).and_then(|at| Ok((at, name(new_at)?))) {
+            Ok((from, to)) => {
+                let answer = Box::new(move |result| empty(reply, result));
+                self.fs.rename((ino(parent), from), (ino(new_parent), to), mode, answer);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _new_parent: INodeNo,
+        _new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        // The remote knows a content by one name only.
+        reply.error(Errno::EPERM);
+    }
+
+    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let answer = Box::new(move |result: Result<u64, FsError>| match result {
+            // What changes from outside is invalidated by name, so cached pages stay good.
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(errno(&error)),
+        });
+        self.fs.open(ino(number), open_mode(flags), answer);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        at: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = name(at).and_then(|name| {
+            let creator = creator(request, mode, umask);
+            self.fs.create(ino(parent), name, creator, open_mode(OpenFlags(flags)))
+        });
+        match created {
+            Ok((attributes, handle)) => {
+                let (attr, ttl) = attr(&attributes);
+                let keep = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&ttl, &attr, GENERATION, FileHandle(handle), keep);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let answer = Box::new(move |result: Result<bytes::Bytes, FsError>| match result {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(errno(&error)),
+        });
+        self.fs.read(handle.0, offset, size as usize, answer);
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let answer = Box::new(move |result: Result<usize, FsError>| match result {
+            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        });
+        self.fs.write(handle.0, offset, data, answer);
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.flush(handle.0, Box::new(move |result| empty(reply, result)));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(handle.0, Box::new(move |result| empty(reply, result)));
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.fsync(handle.0, Box::new(move |result| empty(reply, result)));
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.fsync_dir(Box::new(move |result| empty(reply, result)));
+    }
+
+    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.open_dir(ino(number)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listing = match self.fs.read_dir(ino(number), handle.0, offset == 0) {
+            Ok(listing) => listing,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (at, entry) in listing.iter().enumerate().skip(from) {
+            let next = at as u64 + 1;
+            let kind = file_type(entry.kind);
+            if reply.add(INodeNo(entry.ino.0), next, kind, OsStr::new(&*entry.name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listing = match self.fs.read_dir(ino(number), handle.0, offset == 0) {
+            Ok(listing) => listing,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (at, entry) in listing.iter().enumerate().skip(from) {
+            // One that went since the folder was opened is left out.
+            let Ok(attributes) = self.fs.attributes(entry.ino) else { continue };
+            let (attr, ttl) = attr(&attributes);
+            let next = at as u64 + 1;
+            let entry_name = OsStr::new(&*entry.name);
+            if reply.add(attr.ino, next, entry_name, &ttl, &attr, GENERATION) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.close_dir(handle.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
+        match self.fs.space() {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.free,
+                space.available,
+                space.files + space.files_free,
+                space.files_free,
+                space.block_bytes,
+                u32::try_from(NAME_BYTES_MAX).unwrap_or(255),
+                space.block_bytes,
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn access(&self, _request: &Request, number: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // With `default_permissions` the kernel decides; what is left to say is whether it exists.
+        empty(reply, self.fs.attributes(ino(number)).map(|_attributes| ()));
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        // Answered once, the kernel says ENOTSUP by itself from then on.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _number: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _request: &Request, _number: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+/// Attributes of nothing, for negative entries.
+fn nobody() -> Attributes {
+    let at = Timestamp::UNIX_EPOCH;
+    Attributes {
+        ino: Ino(0),
+        kind: EntryKind::File,
+        size: 0,
+        exact: true,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        links: 0,
+        atime: at,
+        mtime: at,
+        ctime: at,
+    }
+}
