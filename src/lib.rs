@@ -1,16 +1,32 @@
 //! mountd mounts a remote workspace as an ordinary folder.
+//!
+//! The modules, from the edges down; each names only those below it (`docs/architecture.md`).
+
+pub mod daemon;
+pub mod serve;
+
+pub mod control;
+pub mod fuse;
+pub mod watch;
+
+pub mod fs;
+
+pub mod engine;
+
+pub mod content;
+pub mod namespace;
+pub mod remote;
+pub mod store;
+
+pub mod args;
+pub mod config;
+pub mod report;
+pub mod telemetry;
 
 pub mod clock;
-pub mod content;
 pub mod digest;
-pub mod engine;
-pub mod fs;
-pub mod fuse;
 pub mod ignore_rules;
-pub mod namespace;
 pub mod node;
 pub mod path;
 pub mod record;
-pub mod remote;
 pub mod revision;
-pub mod store;

@@ -93,7 +93,7 @@ impl Persisted {
             return format!("mountd run --profile {}", shell_word(&self.name));
         };
         let mut command = format!(
-            "mountd mount {} {} --name {} --background",
+            "mountd mount {} {} --name {}",
             shell_word(source),
             shell_word(mountpoint),
             shell_word(&self.name)

@@ -34,7 +34,7 @@ fn a_state_is_summed_up() {
     );
     assert_eq!(
         docs.start_command(),
-        "mountd mount https://files.example.dev/docs /home/ana/docs --name docs --background"
+        "mountd mount https://files.example.dev/docs /home/ana/docs --name docs"
     );
     assert_eq!(load_all(&place.env), [docs]);
 }

@@ -135,7 +135,7 @@ docs   /home/ana/my docs  <->  files.example.dev/docs
   state      NOT RUNNING      3 records (2.0 KiB) wait in the outbox, 1 parked; nothing is lost
   uploads    3 queued (2.0 KiB) · oldest 5m 12s
   attention  1 parked
-  start      mountd mount files.example.dev/docs '/home/ana/my docs' --name docs --background",
+  start      mountd mount files.example.dev/docs '/home/ana/my docs' --name docs",
     );
 }
 

@@ -1,0 +1,441 @@
+//! The control API: HTTP on the Unix socket, as documented in `docs/control-api.md`.
+//!
+//! Holds no state of its own: it reads the core and sends commands to the runner. Only the owner
+//! of the daemon and root are let in, by the kernel's word on who is at the other end.
+
+mod events;
+mod status;
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::connect_info::Connected;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use jiff::Timestamp;
+use mountctl::api::{
+    self, Envelope, ErrorBody, ErrorCode, FlushReply, FlushRequest, Hello, Meta, PauseReply,
+    PauseRequest, ResumeReply, StatusReply, UnmountReply, UnmountRequest, route, schema,
+};
+use serde::Serialize;
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::engine::Shared;
+use crate::engine::link::Pause;
+use crate::engine::runner::{Command, Flushed};
+use crate::path::WsPath;
+use crate::remote::credential::Credential;
+
+/// Largest request body; bytes.
+const BODY_MAX: usize = 64 << 10;
+
+/// Longest wait that a caller may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What does not change while a mount lives.
+#[derive(Debug, Clone)]
+pub struct MountFacts {
+    /// Its name.
+    pub name: String,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// The server's address.
+    pub server: String,
+    /// The workspace.
+    pub workspace: String,
+    /// The mounted folder of it.
+    pub remote_path: WsPath,
+    /// Refuses every change.
+    pub read_only: bool,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// How often it asks for changes while they cannot be pushed.
+    pub poll_interval: Duration,
+    /// Folder of the conflict copies.
+    pub conflicts_folder: PathBuf,
+    /// How long stopping may go on sending.
+    pub drain: Duration,
+}
+
+/// What the handlers work with.
+#[derive(Debug)]
+pub struct Control {
+    facts: MountFacts,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    credential: Credential,
+    /// Wakes the daemon's end, after which it unmounts.
+    stop: Arc<Notify>,
+    stopping: AtomicBool,
+    request: AtomicU64,
+}
+
+impl Control {
+    /// Prepares the handlers.
+    #[must_use]
+    pub fn new(
+        facts: MountFacts,
+        shared: Arc<Shared>,
+        commands: mpsc::Sender<Command>,
+        credential: Credential,
+        stop: Arc<Notify>,
+    ) -> Self {
+        Self {
+            facts,
+            shared,
+            commands,
+            credential,
+            stop,
+            stopping: AtomicBool::new(false),
+            request: AtomicU64::new(1),
+        }
+    }
+
+    /// Says in the status that the daemon is stopping.
+    pub fn note_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn meta(&self, schema: &str, began: Duration) -> Meta {
+        let elapsed = self.shared.clock.monotonic().saturating_sub(began);
+        let id = self.request.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{id}", std::process::id());
+        Meta::new(schema, elapsed).answered_by(&id, env!("CARGO_PKG_VERSION"))
+    }
+
+    fn success<T: Serialize>(&self, schema: &str, began: Duration, data: T) -> Response {
+        Json(Envelope::success(data, self.meta(schema, began))).into_response()
+    }
+
+    fn failure(&self, began: Duration, error: ErrorBody) -> Response {
+        let envelope = Envelope::<()>::failure(error, self.meta(schema::ERROR, began));
+        let status = StatusCode::from_u16(envelope.http_status());
+        (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(envelope)).into_response()
+    }
+
+    fn began(&self) -> Duration {
+        self.shared.clock.monotonic()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ErrorBody> {
+        let (reply, told) = oneshot::channel();
+        let gone = || ErrorBody::new(ErrorCode::ShuttingDown, "the daemon is stopping");
+        self.commands.send(command(reply)).await.map_err(|_closed| gone())?;
+        told.await.map_err(|_dropped| gone())
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+}
+
+/// Binds the control socket, 0600 in a 0700 folder. A dead socket of ours is removed.
+///
+/// # Errors
+/// When another daemon answers there, or the folder belongs to somebody else.
+pub fn bind(socket: &Path) -> io::Result<UnixListener> {
+    let folder = socket.parent().ok_or_else(|| io::Error::other("socket without a folder"))?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let metadata = std::fs::symlink_metadata(folder)?;
+    let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
+    if !metadata.is_dir() || owner != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} does not belong to this user", folder.display()),
+        ));
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    }
+    match UnixStream::connect(socket) {
+        Ok(_) => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(_dead) => std::fs::remove_file(socket)?,
+    }
+    // The folder keeps others out between bind and chmod.
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the API until `stop` says so.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: UnixListener,
+    control: Arc<Control>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let app = axum::Router::new()
+        .route(route::HELLO, get(hello))
+        .route(route::STATUS, get(status))
+        .route(route::PAUSE, post(pause))
+        .route(route::RESUME, post(resume))
+        .route(route::FLUSH, post(flush))
+        .route(route::OUTBOX, get(outbox))
+        .route(route::CONFLICTS, get(conflicts))
+        .route(route::EVENTS, get(events::events))
+        .route(route::UNMOUNT, post(unmount))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), admit))
+        .with_state(control);
+    let service = app.into_make_service_with_connect_info::<Peer>();
+    tokio::select! {
+        result = axum::serve(listener, service) => result,
+        () = stop => Ok(()),
+    }
+}
+
+/// Lets in the owner and root, nobody's browser, and the versions that are spoken.
+async fn admit(
+    State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let began = control.began();
+    let own = nix::unistd::geteuid().as_raw();
+    if !peer.uid.is_some_and(|uid| uid == own || uid == 0) {
+        let error = ErrorBody::new(ErrorCode::NotPermitted, "this mount belongs to another user");
+        return control.failure(began, error);
+    }
+    if request.headers().contains_key(axum::http::header::ORIGIN) {
+        let error = ErrorBody::new(ErrorCode::NotPermitted, "requests of web pages are refused");
+        return control.failure(began, error);
+    }
+    let version = request.headers().get(api::API_VERSION_HEADER);
+    let spoken = api::API_VERSION.to_string();
+    if version.is_some_and(|version| version.as_bytes() != spoken.as_bytes()) {
+        let error = ErrorBody::new(
+            ErrorCode::VersionIncompatible,
+            format!("this daemon speaks version {spoken} of the control API"),
+        );
+        return control.failure(began, error.suggest("use the mountctl of the same release"));
+    }
+    next.run(request).await
+}
+
+async fn unknown(State(control): State<Arc<Control>>) -> Response {
+    control.failure(control.began(), ErrorBody::new(ErrorCode::NotFound, "no such route"))
+}
+
+async fn wrong_method(State(control): State<Arc<Control>>) -> Response {
+    let error = ErrorBody::new(ErrorCode::MethodNotAllowed, "not with this method");
+    control.failure(control.began(), error)
+}
+
+async fn hello(State(control): State<Arc<Control>>) -> Response {
+    let hello = Hello {
+        name: control.facts.name.clone(),
+        mountpoint: control.facts.mountpoint.display().to_string(),
+        pid: std::process::id(),
+        daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+        api_versions: vec![api::API_VERSION],
+    };
+    control.success(schema::HELLO, control.began(), hello)
+}
+
+async fn status(State(control): State<Arc<Control>>) -> Response {
+    let began = control.began();
+    let stopping = control.stopping.load(Ordering::Relaxed);
+    let claims = control.credential.claims();
+    let mount = status::status(&control.facts, &control.shared, claims, stopping);
+    control.success(schema::STATUS, began, StatusReply { mount })
+}
+
+async fn outbox(State(control): State<Arc<Control>>) -> Response {
+    let began = control.began();
+    control.success(schema::OUTBOX, began, status::outbox(&control.shared))
+}
+
+async fn conflicts(State(control): State<Arc<Control>>) -> Response {
+    let began = control.began();
+    let list = status::conflicts(&control.shared, &control.facts.conflicts_folder);
+    control.success(schema::CONFLICTS, began, list)
+}
+
+/// The body of a request; an empty one is all defaults.
+fn body<T: Default>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorBody> {
+    match body {
+        Ok(Json(body)) => Ok(body),
+        Err(JsonRejection::MissingJsonContentType(_)) => Ok(T::default()),
+        Err(error) => Err(ErrorBody::new(ErrorCode::InvalidArgument, error.body_text())),
+    }
+}
+
+async fn pause(
+    State(control): State<Arc<Control>>,
+    request: Result<Json<PauseRequest>, JsonRejection>,
+) -> Response {
+    let began = control.began();
+    let request = match body(request) {
+        Ok(request) => request,
+        Err(error) => return control.failure(began, error),
+    };
+    let since = control.shared.clock.wall();
+    let until = request.for_ms.map(|ms| {
+        let length = jiff::SignedDuration::try_from(Duration::from_millis(ms));
+        length.ok().and_then(|length| since.checked_add(length).ok()).unwrap_or(Timestamp::MAX)
+    });
+    let pause = Pause { reason: request.reason.clone(), since, until };
+    let before = control.ask(|reply| Command::Pause { pause, reply }).await;
+    match before {
+        Ok(before) => {
+            let queued = control.shared.core().outbox.len() as u64;
+            let reply = PauseReply {
+                name: control.facts.name.clone(),
+                since: Some(since),
+                until,
+                reason: request.reason,
+                already_paused: before.is_some(),
+                queued,
+            };
+            control.success(schema::PAUSE, began, reply)
+        }
+        Err(error) => control.failure(began, error),
+    }
+}
+
+async fn resume(State(control): State<Arc<Control>>) -> Response {
+    let began = control.began();
+    let failures = status::failures(&control.shared);
+    match control.ask(|reply| Command::Resume { reply }).await {
+        Ok(resumed) => {
+            let was_paused =
+                resumed.pause.is_some() || resumed.cause.is_some() || resumed.reset.is_some();
+            let reason = resumed
+                .pause
+                .map(|pause| pause.reason.unwrap_or_else(|| "PAUSED".to_owned()))
+                .or(resumed.reset)
+                .or_else(|| resumed.cause.map(|cause| cause.code().to_owned()));
+            let reply = ResumeReply {
+                name: control.facts.name.clone(),
+                was_paused,
+                previous_reason: reason,
+                consecutive_failures_cleared: failures,
+                flushing: resumed.flushing as u64,
+            };
+            control.success(schema::RESUME, began, reply)
+        }
+        Err(error) => control.failure(began, error),
+    }
+}
+
+async fn flush(
+    State(control): State<Arc<Control>>,
+    request: Result<Json<FlushRequest>, JsonRejection>,
+) -> Response {
+    let began = control.began();
+    let request = match body(request) {
+        Ok(request) => request,
+        Err(error) => return control.failure(began, error),
+    };
+    let path = match request.path.as_deref().map(WsPath::parse).transpose() {
+        Ok(path) => path,
+        Err(error) => {
+            let text = request.path.unwrap_or_default();
+            let message = format!("path {text:?}: {error}");
+            return control.failure(began, ErrorBody::new(ErrorCode::InvalidArgument, message));
+        }
+    };
+    let timeout = Duration::from_millis(request.timeout_ms).min(WAIT_MAX);
+    if let Err(error) = control.seal_all().await {
+        return control.failure(began, error);
+    }
+    let asked = control.ask(|reply| Command::Flush { path: path.clone(), timeout, reply }).await;
+    match asked {
+        Ok(flushed) => {
+            let reply = control.flush_reply(flushed, path.as_ref());
+            control.success(schema::FLUSH, began, reply)
+        }
+        Err(error) => control.failure(began, error),
+    }
+}
+
+impl Control {
+    async fn seal_all(&self) -> Result<(), ErrorBody> {
+        let shared = Arc::clone(&self.shared);
+        let sealed = tokio::task::spawn_blocking(move || shared.seal_all()).await;
+        match sealed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),
+            Err(error) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),
+        }
+    }
+
+    fn flush_reply(&self, flushed: Flushed, path: Option<&WsPath>) -> FlushReply {
+        let core = self.shared.core();
+        let concerned = |at: &WsPath| path.is_none_or(|path| at.is_within(path));
+        let attention = core
+            .outbox
+            .lanes()
+            .filter(|(at, lane)| {
+                let state = &lane.current.record.state;
+                concerned(at) && matches!(state, crate::record::RecordState::Parked { .. })
+            })
+            .count();
+        let conflicts = core.conflicts.iter().filter(|row| concerned(&row.path)).count();
+        FlushReply {
+            drained: flushed.remaining == 0,
+            uploaded: flushed.uploaded,
+            bytes: flushed.bytes,
+            remaining: flushed.remaining as u64,
+            conflicts: conflicts as u64,
+            attention: attention as u64,
+            duration_ms: u64::try_from(flushed.took.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+async fn unmount(
+    State(control): State<Arc<Control>>,
+    request: Result<Json<UnmountRequest>, JsonRejection>,
+) -> Response {
+    let began = control.began();
+    let request = match body(request) {
+        Ok(request) => request,
+        Err(error) => return control.failure(began, error),
+    };
+    let asked = request.drain_ms.map_or(control.facts.drain, Duration::from_millis);
+    let timeout = if request.no_wait { Duration::ZERO } else { asked.min(WAIT_MAX) };
+    control.note_stopping();
+    if let Err(error) = control.seal_all().await {
+        tracing::error!(code = ?error.code, message = %error.message, "sealing before unmount");
+    }
+    let drained = control.ask(|reply| Command::Drain { timeout, reply }).await;
+    match drained {
+        Ok(flushed) => {
+            let remaining = flushed.remaining as u64;
+            control.stop.notify_one();
+            let name = control.facts.name.clone();
+            control.success(schema::UNMOUNT, began, UnmountReply { name, remaining })
+        }
+        Err(error) => control.failure(began, error),
+    }
+}

@@ -1,0 +1,307 @@
+//! What the daemon says of itself: read from the core in one look, nothing kept beside it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mountctl::api::{
+    AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
+    ConflictList, ConflictRecord, ConflictsStatus, LastError, MountMode, MountState, MountStatus,
+    OutboxList, OutboxOp, OutboxRecord, Ours, PauseInfo, PauseStatus, RecordState as ApiState,
+    RetryStatus, StreamHealth, StreamMode, StreamStatus, Theirs, UploadsStatus,
+};
+
+use super::MountFacts;
+use crate::engine::core::{Core, Now, Stream};
+use crate::engine::link::{Cause, Way};
+use crate::engine::plan::Hold;
+use crate::engine::Shared;
+use crate::record::{Op, RecordState};
+use crate::remote::credential::Claims;
+
+/// Most records that one listing shows; the total is always told.
+const OUTBOX_SHOWN: usize = 10_000;
+
+pub(super) fn status(
+    facts: &MountFacts,
+    shared: &Shared,
+    claims: Option<Claims>,
+    stopping: bool,
+) -> MountStatus {
+    let disk_bytes = shared.contents.disk_bytes();
+    let disk_free = nix::sys::statvfs::statvfs(shared.contents.folder())
+        .ok()
+        .map(|disk| disk.blocks_available() * disk.fragment_size());
+    let core = shared.core();
+    let now = shared.now();
+    let claims = claims.unwrap_or(Claims { expires_at: None, scopes: Vec::new() });
+    MountStatus {
+        name: facts.name.clone(),
+        state: state(&core, stopping),
+        mountpoint: facts.mountpoint.display().to_string(),
+        server: facts.server.clone(),
+        workspace: facts.workspace.clone(),
+        remote_path: facts.remote_path.as_str().to_owned(),
+        mode: MountMode::Fuse,
+        read_only: facts.read_only,
+        pid: std::process::id(),
+        started_at: Some(facts.started_at),
+        uploads: uploads(&core, now),
+        circuit: CircuitStatus {
+            state: CircuitState::Closed,
+            failures: failures_of(&core),
+            threshold: 0,
+            opened_at: None,
+            next_probe_at: None,
+        },
+        retry: retry(&core, now),
+        pause: PauseStatus {
+            uploads: core.link.pause().map(|pause| PauseInfo {
+                reason: pause.reason.clone(),
+                since: Some(pause.since),
+                until: pause.until,
+            }),
+        },
+        stream: stream(&core, facts),
+        conflicts: ConflictsStatus {
+            open: core.conflicts.len() as u64,
+            newest_at: core.conflicts.last().map(|conflict| conflict.at),
+        },
+        skipped_names: core.skipped.len() as u64,
+        local_only: core.tree.nodes().filter(|node| node.local_only).count() as u64,
+        last_error: core.stats.last_error.clone().map(|(code, message, at)| LastError {
+            code,
+            message,
+            at: Some(at),
+        }),
+        cache: CacheStatus {
+            bytes: disk_bytes,
+            entries: core.tree.len() as u64 - 1,
+            disk_free_bytes: disk_free,
+        },
+        auth: AuthStatus { expires_at: claims.expires_at, scopes: claims.scopes },
+        bootstrap: core.bootstrap.map(|(done, total)| BootstrapStatus { done, total }),
+    }
+}
+
+/// The headline: what needs a person comes before what heals by itself.
+fn state(core: &Core, stopping: bool) -> MountState {
+    if stopping {
+        return if core.outbox.is_empty() { MountState::Stopping } else { MountState::Draining };
+    }
+    if core.reset_suspected.is_some() {
+        return MountState::ResetSuspected;
+    }
+    if core.outbox.parked() > 0 || !core.conflicts.is_empty() {
+        return MountState::Attention;
+    }
+    if core.link.pause().is_some() {
+        return MountState::Paused;
+    }
+    match core.link.way() {
+        Way::Down { cause: Cause::Auth, .. } => return MountState::Auth,
+        Way::Down { cause: Cause::Busy, .. } => return MountState::Backoff,
+        Way::Down { .. } => return MountState::Offline,
+        Way::Unknown => return MountState::Starting,
+        Way::Online => {}
+    }
+    if core.bootstrap.is_some() || !core.listed {
+        return MountState::Bootstrapping;
+    }
+    if !core.outbox.is_empty() {
+        return MountState::Syncing;
+    }
+    match core.stream {
+        Stream::WebSocket => MountState::Synced,
+        Stream::Connecting => MountState::Starting,
+        Stream::Polling | Stream::Down(_) => MountState::Degraded,
+    }
+}
+
+fn uploads(core: &Core, now: Now) -> UploadsStatus {
+    let outbox = &core.outbox;
+    let down = core.link.is_down();
+    let mut held_open = 0;
+    for slot in outbox.waiting() {
+        held_open += u64::from(matches!(core.hold_of(slot, now.mono), Some(Hold::Open(_))));
+    }
+    let waiting = outbox.len() - outbox.parked() - outbox.in_flight();
+    let oldest = outbox
+        .lanes()
+        .flat_map(|(_, lane)| lane.records())
+        .filter(|record| !matches!(record.state, RecordState::Parked { .. }))
+        .map(|record| record.recorded_at)
+        .min();
+    let recent = &core.stats.recent;
+    let (files, bytes) = recent
+        .iter()
+        .filter(|(second, ..)| second + 60 > now.mono.as_secs())
+        .fold((0, 0), |(files, bytes), (_, f, b)| (files + f, bytes + b));
+    UploadsStatus {
+        queued: (outbox.len() - outbox.parked()) as u64,
+        queued_bytes: outbox.bytes(),
+        in_flight: outbox.in_flight() as u64,
+        backoff: if down { waiting as u64 } else { 0 },
+        attention: outbox.parked() as u64,
+        held_open,
+        oldest_age_ms: oldest.map(|at| age_ms(at, now)),
+        files_per_min: Some(files),
+        bytes_per_s: Some(bytes / 60),
+        last_batch: core.stats.last_batch.as_ref().map(|batch| BatchStatus {
+            files: batch.files,
+            bytes: batch.bytes,
+            duration_ms: millis(batch.duration),
+            at: Some(batch.at),
+        }),
+        last_ack_at: core.stats.last_ack_at,
+        uploaded_total: core.stats.accepted,
+        requests_total: core.stats.requests,
+    }
+}
+
+fn retry(core: &Core, now: Now) -> RetryStatus {
+    match core.link.way() {
+        Way::Down { message, failures, next_try, hinted, .. } => RetryStatus {
+            next_at: Some(wall_at(*next_try, now)),
+            reason: Some(message.clone()),
+            server_hinted: *hinted,
+            consecutive_failures: *failures,
+        },
+        Way::Online | Way::Unknown => RetryStatus::default(),
+    }
+}
+
+fn stream(core: &Core, facts: &MountFacts) -> StreamStatus {
+    let (mode, status) = match &core.stream {
+        Stream::Connecting => (StreamMode::None, StreamHealth::Connecting),
+        Stream::WebSocket => (StreamMode::Websocket, StreamHealth::Live),
+        Stream::Polling => (StreamMode::Polling, StreamHealth::Live),
+        Stream::Down(_) => (StreamMode::None, StreamHealth::Down),
+    };
+    StreamStatus {
+        mode,
+        status,
+        cursor: core.cursor.as_ref().map(|cursor| cursor.id.0.clone()),
+        lag_ms: core.last_event.map(|(_, lag)| millis(lag)),
+        poll_interval_ms: Some(millis(facts.poll_interval)),
+        last_event_at: core.last_event.map(|(at, _)| at),
+    }
+}
+
+fn failures_of(core: &Core) -> u32 {
+    match core.link.way() {
+        Way::Down { failures, .. } => *failures,
+        Way::Online | Way::Unknown => 0,
+    }
+}
+
+/// Failures in a row until now.
+pub(super) fn failures(shared: &Shared) -> u32 {
+    failures_of(&shared.core())
+}
+
+pub(super) fn outbox(shared: &Shared) -> OutboxList {
+    let core = shared.core();
+    let now = shared.now();
+    let next_try = core.link.next_try().map(|at| wall_at(at, now));
+    let mut records: Vec<OutboxRecord> = Vec::new();
+    for (_, lane) in core.outbox.lanes() {
+        for (at, record) in lane.records().enumerate() {
+            let hold = if at == 0 { core.hold_of(&lane.current, now.mono) } else { Some(Hold::After) };
+            let (state, reason) = match (&record.state, hold) {
+                (RecordState::Parked { code, message }, _) => {
+                    (ApiState::Attention, Some(format!("{code}: {message}")))
+                }
+                (RecordState::Flight, _) => (ApiState::Inflight, None),
+                (RecordState::Waiting, Some(hold)) => (ApiState::Held, Some(words(hold))),
+                (RecordState::Waiting, None) if core.link.is_down() => (ApiState::Backoff, None),
+                (RecordState::Waiting, None) => (ApiState::Queued, None),
+            };
+            let is_link = record.ino.and_then(|ino| core.tree.get(ino)).is_some_and(|node| {
+                matches!(node.kind, crate::node::Kind::Symlink { .. })
+            });
+            records.push(OutboxRecord {
+                id: record.seq.0.to_string(),
+                op: op(record.op, is_link),
+                path: record.path.as_str().to_owned(),
+                from: None,
+                size: (record.op == Op::Put).then_some(record.size),
+                state,
+                reason,
+                age_ms: age_ms(record.recorded_at, now),
+                attempts: record.attempts,
+                next_at: next_try.filter(|_| state == ApiState::Backoff),
+                last_error: record.last_error.clone(),
+            });
+        }
+    }
+    records.sort_by_key(|record| record.id.parse::<u64>().unwrap_or_default());
+    let total = records.len() as u64;
+    records.truncate(OUTBOX_SHOWN);
+    OutboxList { records, total }
+}
+
+fn op(op: Op, is_link: bool) -> OutboxOp {
+    match op {
+        Op::Put if is_link => OutboxOp::Symlink,
+        Op::Put => OutboxOp::Write,
+        Op::Meta => OutboxOp::Meta,
+        Op::Delete => OutboxOp::Delete,
+        Op::MakeDir => OutboxOp::Mkdir,
+        Op::RemoveDir => OutboxOp::Rmdir,
+    }
+}
+
+fn words(hold: Hold) -> String {
+    match hold {
+        Hold::Open(_) => "the file is open and changed".to_owned(),
+        Hold::After => "waits for another change to go first".to_owned(),
+        Hold::Needs(_) => "bytes that it would overwrite are fetched first".to_owned(),
+        Hold::Frozen => "deletes are frozen: the server looks reset".to_owned(),
+    }
+}
+
+pub(super) fn conflicts(shared: &Shared, folder: &Path) -> ConflictList {
+    let core = shared.core();
+    let record = |row: &crate::record::ConflictRow| ConflictRecord {
+        id: row.id.clone(),
+        path: row.path.as_str().to_owned(),
+        at: Some(row.at),
+        kind: row.kind.clone(),
+        base_revision: row.base_revision.clone(),
+        theirs_revision: row.theirs_revision.clone(),
+        ours: Ours {
+            size: row.ours.map(|side| side.0),
+            sha256: row.ours.map(|side| side.1.to_string()),
+            modified_at: None,
+        },
+        theirs: Theirs {
+            size: row.theirs.map(|side| side.0),
+            sha256: row.theirs.map(|side| side.1.to_string()),
+            deleted: false,
+        },
+        dir: if row.folder.is_empty() {
+            String::new()
+        } else {
+            folder.join(&row.folder).display().to_string()
+        },
+    };
+    ConflictList { conflicts: core.conflicts.iter().rev().map(record).collect() }
+}
+
+fn age_ms(at: Timestamp, now: Now) -> u64 {
+    u64::try_from(now.wall.duration_since(at).as_millis()).unwrap_or_default()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment of the monotonic clock on the wall clock.
+fn wall_at(at: Duration, now: Now) -> Timestamp {
+    let left = at.saturating_sub(now.mono);
+    jiff::SignedDuration::try_from(left)
+        .ok()
+        .and_then(|left| now.wall.checked_add(left).ok())
+        .unwrap_or(now.wall)
+}

@@ -1,0 +1,622 @@
+//! The composition root: checks, builds, wires, starts in order, stops in reverse.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mountctl::api::ExitCode;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::{Notify, mpsc, oneshot};
+use url::Url;
+
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{Config, Source};
+use crate::content::Contents;
+use crate::control::{self, Control, MountFacts};
+use crate::engine::runner::{COMMANDS_MAX, Command, Runner};
+use crate::engine::{Core, Now, Settings, Shared};
+use crate::fs::Fs;
+use crate::fuse::mountpoint::{self, MountpointError};
+use crate::fuse::session::{Mounted, SessionError, SessionOptions, check_available};
+use crate::remote::credential::Credential;
+use crate::remote::http::{HttpConfig, HttpRemote};
+use crate::remote::{Remote as _, RemoteError};
+use crate::report::Report;
+use crate::store::{Row, Store, StoreError};
+use crate::watch;
+
+/// How long the last tasks may take when the process ends.
+const RUNTIME_END: Duration = Duration::from_secs(2);
+
+/// How long a stop waits for the server when it is known to be out of reach.
+const DRAIN_OFFLINE: Duration = Duration::from_millis(500);
+
+/// Runs a mount until it is told to stop.
+///
+/// # Errors
+/// When it cannot start; nothing was changed then.
+pub fn mount(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
+    no_core_dumps();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| failure(format!("start the runtime: {error}")))?;
+    let result = runtime.block_on(run(config, out));
+    runtime.shutdown_timeout(RUNTIME_END);
+    result
+}
+
+/// Tokens and other people's files must not end up in a core file.
+fn no_core_dumps() {
+    if let Err(error) = nix::sys::resource::setrlimit(
+        nix::sys::resource::Resource::RLIMIT_CORE,
+        0,
+        0,
+    ) {
+        tracing::debug!(%error, "core files cannot be switched off");
+    }
+}
+
+fn failure(what: impl Into<String>) -> Report {
+    Report::new(ExitCode::Failure, "INTERNAL", what)
+}
+
+/// What keeps a state folder ours until it is dropped.
+#[derive(Debug)]
+struct StateLock {
+    _file: Flock<File>,
+}
+
+async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
+    let clock = SystemClock::start();
+    let started_at = clock.wall();
+    check_available().map_err(session_report)?;
+    if config.create_mountpoint {
+        create_mountpoint(&config, out)?;
+    }
+    let mountpoint = mountpoint::absolute(&config.mountpoint).map_err(mountpoint_report)?;
+    check_places(&config, &mountpoint)?;
+    let known = config.state_dir.join("state.db").exists();
+    // A state folder in use says so before anything else is looked at.
+    let lock = if config.state_dir.exists() { Some(lock_state(&config)?) } else { None };
+    if known {
+        check_identity(&config)?;
+    }
+    mountpoint::prepare(&mountpoint).map_err(mountpoint_report)?;
+
+    let credential = load_credential(&config).await?;
+    let (base, token, server) = reach(&config, credential).await?;
+    let remote = connect(&config, base, &token)?;
+    if !known {
+        preflight(&config, &remote).await?;
+    }
+    make_private(&config.state_dir)?;
+    let lock = match lock {
+        Some(lock) => lock,
+        None => lock_state(&config)?,
+    };
+    let parts = build(&config, &mountpoint, Arc::clone(&remote), &clock)?;
+    let listener = control::bind(&config.socket).map_err(|error| {
+        failure(format!("control socket {}: {error}", config.socket.display()))
+    })?;
+
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let stop = Arc::new(Notify::new());
+    let fs = Arc::new(Fs::new(Arc::clone(&parts), tokio::runtime::Handle::current()));
+    let session = SessionOptions {
+        name: config.name.clone(),
+        allow_other: config.allow_other,
+        read_only: config.read_only,
+        threads: config.threads,
+    };
+    let kernel_gone = Arc::clone(&stop);
+    let mounted = Mounted::mount(fs, &mountpoint, &session, move || kernel_gone.notify_one());
+    let mounted = match mounted {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            drop(fs::remove_file(&config.socket));
+            return Err(session_report(error));
+        }
+    };
+    let runner = tokio::spawn(Runner::new(Arc::clone(&parts), inbox).run());
+    let facts = MountFacts {
+        name: config.name.clone(),
+        mountpoint: mountpoint.clone(),
+        server: config.source.server(),
+        workspace: config.source.workspace().to_owned(),
+        remote_path: config.remote_path.clone(),
+        read_only: config.read_only,
+        started_at,
+        poll_interval: config.poll_interval,
+        conflicts_folder: parts.conflicts_folder.clone(),
+        drain: config.drain,
+    };
+    let control = Arc::new(Control::new(
+        facts,
+        Arc::clone(&parts),
+        commands.clone(),
+        token.clone(),
+        Arc::clone(&stop),
+    ));
+    let control_end = Arc::new(Notify::new());
+    let ended = Arc::clone(&control_end);
+    let serving = tokio::spawn(control::serve(listener, Arc::clone(&control), async move {
+        ended.notified().await;
+    }));
+    follow_files(&config, &parts, &commands, &token);
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    greet(&config, &mountpoint, &parts, out);
+
+    let ended = wait_for_end(&stop, runner).await;
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    control.note_stopping();
+    let remaining = stop_mount(&config, &parts, &commands, mounted).await;
+    control_end.notify_one();
+    drop(serving.await);
+    drop(fs::remove_file(&config.socket));
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    drop(lock);
+    farewell(&config, remaining, out);
+    ended
+}
+
+fn create_mountpoint(config: &Config, out: &mut dyn io::Write) -> Result<(), Report> {
+    match fs::create_dir(&config.mountpoint) {
+        Ok(()) => {
+            drop(writeln!(out, "created {}", config.mountpoint.display()));
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(mountpoint_report(MountpointError::Missing(config.mountpoint.clone())))
+        }
+        // There already, or dead; what is wrong with it is said later.
+        Err(_) => Ok(()),
+    }
+}
+
+/// The state must not lie below the mount: the daemon would wait for itself.
+fn check_places(config: &Config, mountpoint: &Path) -> Result<(), Report> {
+    let embedded = match &config.source {
+        Source::Folder(folder) => Some(folder),
+        Source::Server { .. } => None,
+    };
+    let token = config.token_file.as_ref();
+    for place in [&config.state_dir, &config.files_dir].into_iter().chain(embedded).chain(token) {
+        let place = resolved(place);
+        if place.starts_with(mountpoint) {
+            return Err(Report::new(
+                ExitCode::Config,
+                "STATE_BELOW_MOUNT",
+                format!("{} lies below the mount point {}", place.display(), mountpoint.display()),
+            )
+            .why("the daemon would have to wait for itself to read its own files")
+            .fix("choose another folder with --state-dir, or mount elsewhere"));
+        }
+    }
+    Ok(())
+}
+
+/// The path with the links of its existing part followed.
+fn resolved(path: &Path) -> PathBuf {
+    let mut rest = Vec::new();
+    let mut at = path;
+    loop {
+        if let Ok(real) = fs::canonicalize(at) {
+            return rest.iter().rev().fold(real, |path: PathBuf, name| path.join(name));
+        }
+        match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => {
+                rest.push(name.to_owned());
+                at = parent;
+            }
+            _ => return path.to_owned(),
+        }
+    }
+}
+
+fn lock_state(config: &Config) -> Result<StateLock, Report> {
+    let path = config.state_dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| failure(format!("lock {}: {error}", path.display())))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            drop(file.set_len(0));
+            drop(writeln!(file, "{}", std::process::id()));
+            Ok(StateLock { _file: file })
+        }
+        Err(_held) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            Err(Report::new(
+                ExitCode::AlreadyRunning,
+                "ALREADY_RUNNING",
+                format!("mount `{}` is already served by another mountd", config.name),
+            )
+            .why(format!("process {} holds {}", pid.trim(), path.display()))
+            .fix(format!(
+                "mountctl status -m {0}, mountctl unmount -m {0}, or choose another --name",
+                config.name
+            )))
+        }
+    }
+}
+
+/// What a state folder belongs to.
+fn identity(config: &Config) -> [(&'static str, String); 2] {
+    [
+        ("source", config.source.text()),
+        ("remote_path", config.remote_path.as_str().to_owned()),
+    ]
+}
+
+fn check_identity(config: &Config) -> Result<(), Report> {
+    let store = Store::open(&config.state_dir.join("state.db")).map_err(store_report)?;
+    let meta = store.load().map_err(store_report)?.meta;
+    drop(store.close());
+    for (key, wanted) in identity(config) {
+        if let Some(found) = meta.get(key)
+            && *found != wanted
+        {
+            return Err(Report::new(
+                ExitCode::Config,
+                "STATE_OF_ANOTHER_WORKSPACE",
+                format!("the state of mount `{}` belongs to another workspace", config.name),
+            )
+            .why(format!("{} was made for {found}, not for {wanted}", config.state_dir.display()))
+            .fix("choose another --name, or mount what it was made for"));
+        }
+    }
+    Ok(())
+}
+
+fn make_private(folder: &Path) -> Result<(), Report> {
+    let make = || -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    };
+    make().map_err(|error| {
+        Report::new(
+            ExitCode::Failure,
+            "STATE_FOLDER",
+            format!("state folder {}: {error}", folder.display()),
+        )
+        .fix("make it writable, or choose another with --state-dir")
+    })
+}
+
+async fn load_credential(config: &Config) -> Result<Credential, Report> {
+    let token = match (&config.token_file, &config.token) {
+        (Some(file), _) => {
+            let text = tokio::fs::read_to_string(file).await.map_err(|error| {
+                Report::new(
+                    ExitCode::Auth,
+                    "TOKEN_FILE",
+                    format!("token file {}: {error}", file.display()),
+                )
+            })?;
+            check_token_file(file)?;
+            Some(text.trim().to_owned())
+        }
+        (None, Some(secret)) => Some(secret.0.clone()),
+        (None, None) => None,
+    };
+    Ok(Credential::new(token))
+}
+
+fn check_token_file(file: &Path) -> Result<(), Report> {
+    let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o077 != 0 {
+        return Err(Report::new(
+            ExitCode::Auth,
+            "TOKEN_FILE",
+            format!("token file {} can be read by other users", file.display()),
+        )
+        .fix(format!("chmod 600 {}", file.display())));
+    }
+    Ok(())
+}
+
+/// The embedded server while it runs.
+struct Embedded {
+    end: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Embedded {
+    async fn stop(self) {
+        if self.end.send(()).is_err() {
+            tracing::debug!("the embedded server ended by itself");
+        }
+        drop(self.task.await);
+    }
+}
+
+/// The server's address, with a credential for it; starts the embedded one.
+async fn reach(
+    config: &Config,
+    credential: Credential,
+) -> Result<(Url, Credential, Option<Embedded>), Report> {
+    let folder = match &config.source {
+        Source::Server { base, .. } => return Ok((base.clone(), credential, None)),
+        Source::Folder(folder) => folder,
+    };
+    make_private(folder)?;
+    // Other users of this machine can reach loopback, so it takes a token that only we know.
+    let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+    let server_config = workspaced::Config::new(folder, workspaced::Auth::Token(token.clone()));
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = workspaced::Server::bind(server_config, address).await.map_err(|error| {
+        Report::new(
+            ExitCode::Server,
+            "EMBEDDED_SERVER",
+            format!("the embedded server on {}: {error}", folder.display()),
+        )
+        .fix("several mounts of one folder share a server: mountd serve --storage DIR, then mount http://…")
+    })?;
+    let base = Url::parse(&format!("http://{}/", server.local_addr()))
+        .map_err(|error| failure(error.to_string()))?;
+    let (end, ended) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let stop = async move { drop(ended.await) };
+        if let Err(error) = server.run(stop).await {
+            tracing::error!(%error, "embedded server");
+        }
+    });
+    Ok((base, Credential::new(Some(token)), Some(Embedded { end, task })))
+}
+
+fn connect(config: &Config, base: Url, credential: &Credential) -> Result<Arc<HttpRemote>, Report> {
+    let workspace = config.source.workspace().to_owned();
+    let mut http = HttpConfig::new(base, workspace, credential.clone());
+    http.root = config.remote_path.clone();
+    http.poll_interval = config.poll_interval;
+    HttpRemote::new(http).map(Arc::new).map_err(|error| failure(error.to_string()))
+}
+
+/// A workspace that was never mounted here must be reachable: there is nothing to show yet.
+async fn preflight(config: &Config, remote: &HttpRemote) -> Result<(), Report> {
+    let asked = match remote.newest_event().await {
+        // A credential for one folder may not read the stream, but it may list.
+        Err(RemoteError::Forbidden { .. }) => remote.list(None).await.map(|_page| ()),
+        other => other.map(|_id| ()),
+    };
+    let Err(error) = asked else { return Ok(()) };
+    let what = format!("{} cannot be mounted", config.source.text());
+    let report = match &error {
+        RemoteError::Auth { .. } | RemoteError::Forbidden { .. } => {
+            Report::new(ExitCode::Auth, "AUTH", what)
+                .fix("give a valid token with --token-file FILE or MOUNTD_TOKEN")
+        }
+        RemoteError::Gone { .. } => Report::new(ExitCode::NotFound, "NOT_FOUND", what)
+            .fix("check the name of the workspace and that the address is that of a workspace server"),
+        RemoteError::Untrusted { .. } => Report::new(ExitCode::Server, "UNTRUSTED", what),
+        _ => Report::new(ExitCode::Server, "SERVER_UNREACHABLE", what)
+            .fix("check the address and the network; once mounted, it also works offline"),
+    };
+    Err(report.why(error.to_string()))
+}
+
+fn build(
+    config: &Config,
+    mountpoint: &Path,
+    remote: Arc<HttpRemote>,
+    clock: &SharedClock,
+) -> Result<Arc<Shared>, Report> {
+    let store = Store::open(&config.state_dir.join("state.db")).map_err(store_report)?;
+    drop(fs::set_permissions(store.path(), fs::Permissions::from_mode(0o600)));
+    let loaded = store.load().map_err(store_report)?;
+    for damage in &loaded.damaged {
+        tracing::error!(%damage, "row of the state database set aside");
+    }
+    let settings = Settings {
+        debounce: config.debounce,
+        max_delay: config.max_delay,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        read_only: config.read_only,
+        ..Settings::default()
+    };
+    let contents = Contents::open(&config.files_dir, store.clone())
+        .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
+    let now = Now { mono: clock.monotonic(), wall: clock.wall() };
+    let (core, mut changes) = Core::new(loaded, settings, now, rand::random());
+    contents
+        .sweep(&core.working_files())
+        .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
+    let mut meta = identity(config).to_vec();
+    meta.extend([
+        ("name", config.name.clone()),
+        ("workspace", config.source.workspace().to_owned()),
+        ("server", config.source.server()),
+        ("mountpoint", mountpoint.display().to_string()),
+    ]);
+    changes.rows.extend(meta.into_iter().map(|(key, value)| Row::SetMeta(key, Some(value))));
+    store.commit_and_wait(changes.rows, false).map_err(store_report)?;
+    if let Some(capabilities) = core.capabilities {
+        remote.set_capabilities(capabilities);
+    }
+    let conflicts = config.state_dir.join("conflicts");
+    make_private(&conflicts)?;
+    Ok(Arc::new(Shared::new(core, store, contents, remote, Arc::clone(clock), conflicts)))
+}
+
+/// Reads credential and rules again when their files change.
+fn follow_files(
+    config: &Config,
+    shared: &Arc<Shared>,
+    commands: &mpsc::Sender<Command>,
+    credential: &Credential,
+) {
+    if let (Some(file), Source::Server { .. }) = (config.token_file.clone(), &config.source) {
+        let (commands, credential) = (commands.clone(), credential.clone());
+        tokio::spawn(async move {
+            let known = watch::read(&file).await;
+            watch::follow(file, known, move |text| {
+                let Some(token) = text.map(|text| text.trim().to_owned()) else { return };
+                tracing::info!("credential file changed, read again");
+                credential.replace(Some(token));
+                // A full queue means that the runner is awake anyway.
+                drop(commands.try_send(Command::Credential));
+            })
+            .await;
+        });
+    }
+    if let Some(file) = config.user_rules.clone() {
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            let known = watch::read(&file).await;
+            if let Some(text) = &known {
+                shared.set_user_rules(text.clone());
+            }
+            watch::follow(file, known, move |text| {
+                shared.set_user_rules(text.unwrap_or_default());
+            })
+            .await;
+        });
+    }
+}
+
+fn greet(config: &Config, mountpoint: &Path, shared: &Shared, out: &mut dyn io::Write) {
+    let access = if config.read_only { "read-only" } else { "read-write" };
+    let entries = shared.core().tree.len() - 1;
+    let lines = format!(
+        "mounted {} at {}   {access}, {entries} entries known\n  \
+         next: echo hello > {2}/hello.txt · mountctl status · Ctrl-C unmounts",
+        config.source.text(),
+        mountpoint.display(),
+        mountpoint.display(),
+    );
+    drop(writeln!(out, "{lines}"));
+    drop(out.flush());
+}
+
+/// Waits for a signal, `mountctl unmount`, or the kernel's end of the mount.
+async fn wait_for_end(
+    stop: &Notify,
+    runner: tokio::task::JoinHandle<()>,
+) -> Result<(), Report> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        return Err(failure("signals cannot be handled"));
+    };
+    tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        () = stop.notified() => Ok(()),
+        ended = runner => {
+            let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+            Err(failure("the engine stopped").why(why)
+                .fix("start mountd again: the outbox is on disk and goes on from there"))
+        }
+    }
+}
+
+/// Seals, sends for a bounded time, unmounts, and makes everything durable. Returns what is left.
+async fn stop_mount(
+    config: &Config,
+    shared: &Arc<Shared>,
+    commands: &mpsc::Sender<Command>,
+    mounted: Mounted,
+) -> usize {
+    seal(shared).await;
+    let offline = shared.core().link.is_down() || shared.core().link.pause().is_some();
+    let timeout = if offline { config.drain.min(DRAIN_OFFLINE) } else { config.drain };
+    let (reply, told) = oneshot::channel();
+    if commands.send(Command::Drain { timeout, reply }).await.is_ok() {
+        use tokio::signal::unix::{SignalKind, signal};
+        let again = async {
+            match signal(SignalKind::interrupt()) {
+                Ok(mut interrupt) => drop(interrupt.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = told => {}
+            () = again => tracing::warn!("not waiting any longer; the rest stays in the outbox"),
+        }
+    }
+    let unmounted = tokio::task::spawn_blocking(move || mounted.unmount()).await;
+    if let Ok(Err(error)) = unmounted {
+        tracing::error!(%error, "unmount");
+    }
+    // What was written while it was being unmounted.
+    seal(shared).await;
+    let store = shared.store.clone();
+    shared.contents.empty_trash();
+    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    if let Ok(Err(error)) = closed {
+        tracing::error!(%error, "closing the state database");
+    }
+    let core = shared.core();
+    core.outbox.len() - core.outbox.parked()
+}
+
+async fn seal(shared: &Arc<Shared>) {
+    let sealing = Arc::clone(shared);
+    let sealed = tokio::task::spawn_blocking(move || sealing.seal_all()).await;
+    if let Ok(Err(error)) = sealed {
+        tracing::error!(%error, "open files could not be sealed");
+    }
+}
+
+fn farewell(config: &Config, remaining: usize, out: &mut dyn io::Write) {
+    let left = match remaining {
+        0 => "everything is on the server".to_owned(),
+        1 => "1 change waits in the outbox and is sent at the next start".to_owned(),
+        n => format!("{n} changes wait in the outbox and are sent at the next start"),
+    };
+    drop(writeln!(out, "unmounted {}: {left}", config.name));
+}
+
+fn mountpoint_report(error: MountpointError) -> Report {
+    let what = error.to_string();
+    let report = Report::new(ExitCode::MountFailed, "MOUNT_POINT", what);
+    match error {
+        MountpointError::Missing(path) => report.fix(format!("mkdir -p {}", path.display())),
+        MountpointError::NotADirectory(_) => report.fix("name a folder"),
+        MountpointError::NotEmpty(_) => report
+            .why("what is in it would be hidden while something is mounted over it")
+            .fix("choose an empty folder"),
+        MountpointError::AlreadyMounted { path, .. } => report.fix(format!(
+            "unmount it first (mountctl unmount -m {0}, or umount {0}), or choose another folder",
+            path.display()
+        )),
+        MountpointError::Unusable { .. } => report,
+    }
+}
+
+fn session_report(error: SessionError) -> Report {
+    match error {
+        SessionError::Unavailable(why) => {
+            Report::new(ExitCode::FuseUnavailable, "FUSE_UNAVAILABLE", "FUSE is not available")
+                .fix(why)
+        }
+        SessionError::Refused { .. } => {
+            Report::new(ExitCode::MountFailed, "MOUNT_REFUSED", error.to_string())
+                .fix("run as root, or install fusermount3 (package fuse3)")
+        }
+    }
+}
+
+fn store_report(error: StoreError) -> Report {
+    let report = Report::new(ExitCode::Failure, "STATE_DATABASE", error.to_string());
+    match error {
+        StoreError::Newer { .. } => report.fix("use the newer mountd, or another --name"),
+        StoreError::Full => report.fix("free some space and start again"),
+        StoreError::Failed(_) | StoreError::Closed => {
+            report.fix("nothing was changed; keep the state folder, it holds unsent changes")
+        }
+    }
+}

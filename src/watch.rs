@@ -1,0 +1,49 @@
+//! Watched files: the credential and the user's ignore rules are read again when they change.
+//!
+//! The one door to the `notify` crate. A watcher that cannot be had (no inotify watches left, a
+//! network folder) is replaced by looking every few seconds.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+
+/// How often a file is looked at in any case.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Reads a small text file; `None` when it is not there or cannot be read.
+pub async fn read(path: &Path) -> Option<String> {
+    tokio::fs::read_to_string(path).await.ok()
+}
+
+/// Calls `changed` with the text of `path` each time it is another one than before. Never returns.
+pub async fn follow(path: PathBuf, mut known: Option<String>, changed: impl Fn(Option<String>)) {
+    let event = Arc::new(Notify::new());
+    let _watcher = start(&path, Arc::clone(&event));
+    loop {
+        // Either the watcher speaks or the interval ends; both lead to a look.
+        drop(tokio::time::timeout(LOOK_INTERVAL, event.notified()).await);
+        let text = read(&path).await;
+        if text != known {
+            known.clone_from(&text);
+            changed(text);
+        }
+    }
+}
+
+/// Watches the folder of `path`: editors replace files, and a watch on the file would go with the
+/// old one.
+fn start(path: &Path, event: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    let folder = path.parent()?;
+    let told = notify::recommended_watcher(move |_event| event.notify_one());
+    let mut watcher = told
+        .map_err(|error| tracing::warn!(%error, "files cannot be watched, looking now and then"))
+        .ok()?;
+    watcher
+        .watch(folder, RecursiveMode::NonRecursive)
+        .map_err(|error| tracing::debug!(%error, folder = %folder.display(), "not watched"))
+        .ok()?;
+    Some(watcher)
+}
