@@ -1,0 +1,29 @@
+//! Integration tests: the real daemon, real kernel mounts, the real server over real HTTP.
+//!
+//! One binary. Tests that need FUSE begin with `fuse_or_skip!()`, which says SKIPPED loudly on a
+//! machine that has none.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "tests look at the clock, print figures and may panic"
+)]
+
+mod batching;
+mod conflicts;
+mod control;
+mod failures;
+mod names;
+mod programs;
+mod shell_life;
+mod smoke;
+mod stopping;
+mod support;
+mod tidy;
+mod two_mounts;
+mod wrong_input;

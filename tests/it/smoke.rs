@@ -1,0 +1,43 @@
+//! The main job, once through.
+
+use crate::fuse_or_skip;
+use crate::support::{Mount, TestServer, shell, wait_for};
+
+/// What is written in one mount is on the server and in another mount.
+#[test]
+fn a_file_travels_from_one_mount_to_the_other() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let a = Mount::of(&server);
+    let b = Mount::of(&server);
+    a.wait_synced();
+    b.wait_synced();
+    shell(&a.path(), "mkdir -p d/e && echo hello > d/e/f");
+    a.flush();
+    assert_eq!(server.get("/d/e/f").unwrap().0, b"hello\n");
+    let seen = wait_for("the file in the other mount", || std::fs::read(b.at("d/e/f")).ok());
+    assert_eq!(seen, b"hello\n");
+}
+
+/// Nothing that was closed is lost when the daemon is killed, also without the server.
+#[test]
+fn work_goes_on_offline_and_survives_a_kill() {
+    fuse_or_skip!();
+    let mut server = TestServer::new();
+    let mut mount = Mount::of(&server);
+    shell(&mount.path(), "echo one > a; echo two > b");
+    mount.flush();
+    server.stop();
+    shell(&mount.path(), "echo three > c; mv a moved; rm b; echo more >> moved");
+    mount.kill9();
+    mount.start();
+    assert_eq!(shell(&mount.path(), "cat c moved; ls"), "three\none\nmore\nc\nmoved\n");
+    server.start();
+    wait_for("the outbox is empty", || {
+        (mount.status()["uploads"]["queued"] == 0).then_some(())
+    });
+    let files = server.files();
+    let names: Vec<_> = files.keys().map(String::as_str).collect();
+    assert_eq!(names, ["/c", "/moved"]);
+    assert_eq!(files["/moved"], b"one\nmore\n");
+}

@@ -1,0 +1,83 @@
+//! What every test needs: a server, a mount, patience with a bound.
+
+pub mod mount;
+pub mod server;
+
+use std::time::{Duration, Instant};
+
+pub use mount::{Mount, MountBuilder};
+pub use server::TestServer;
+
+/// How long a test waits for something that should happen at once. Generous: machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Skips the test, loudly, where FUSE cannot be used.
+#[macro_export]
+macro_rules! fuse_or_skip {
+    () => {
+        if let Err(error) = mountd::fuse::session::check_available() {
+            eprintln!("SKIPPED {}: {error}", module_path!());
+            return;
+        }
+    };
+}
+
+/// Waits until `look` gives a value; panics after [`PATIENCE`] with `what`.
+#[track_caller]
+pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, look)
+}
+
+/// Waits until `look` gives a value; panics after `patience` with `what`.
+#[track_caller]
+pub fn wait_within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = look() {
+            return value;
+        }
+        assert!(began.elapsed() < patience, "waited {patience:?} for: {what}");
+        // Polling a condition, not hoping that a time is enough.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs a shell script in `folder`; panics with its output unless it succeeds.
+#[track_caller]
+pub fn shell(folder: &std::path::Path, script: &str) -> String {
+    let output = std::process::Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(folder)
+        .output()
+        .expect("bash runs");
+    assert!(
+        output.status.success(),
+        "script failed with {}: {script}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A generator whose seed is printed, so that a failing run can be repeated with `SEED=…`.
+pub fn seed() -> u64 {
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(rand::random);
+    eprintln!("SEED={seed}");
+    seed
+}
+
+/// `n` bytes that differ for each `seed`.
+pub fn bytes(seed: u64, n: usize) -> Vec<u8> {
+    use rand::{RngCore as _, SeedableRng as _};
+    let mut bytes = vec![0; n];
+    rand::rngs::SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
