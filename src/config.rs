@@ -239,7 +239,7 @@ fn parse_source(text: &str, insecure_http: bool) -> Result<Source, Report> {
             .why("addresses end up in logs and process lists")
             .fix("put the token into a file and name it with --token-file"));
     }
-    let mut base = url.clone();
+    let mut base = url;
     base.set_path("/");
     base.set_query(None);
     base.set_fragment(None);

@@ -1,17 +1,23 @@
 //! The composition root: checks, builds, wires, starts in order, stops in reverse.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+mod embedded;
+mod reports;
+mod state_folder;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mountctl::api::ExitCode;
-use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Notify, mpsc, oneshot};
 use url::Url;
 
+use self::embedded::reach;
+use self::reports::{failure, mountpoint_report, session_report, store_report};
+use self::state_folder::{check_identity, check_places, identity, lock_state, make_private};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Source};
 use crate::content::Contents;
@@ -20,12 +26,12 @@ use crate::engine::runner::{COMMANDS_MAX, Command, Runner};
 use crate::engine::{Core, Now, Settings, Shared};
 use crate::fs::Fs;
 use crate::fuse::mountpoint::{self, MountpointError};
-use crate::fuse::session::{Mounted, SessionError, SessionOptions, check_available};
+use crate::fuse::session::{Mounted, SessionOptions, check_available};
 use crate::remote::credential::Credential;
 use crate::remote::http::{HttpConfig, HttpRemote};
 use crate::remote::{Remote as _, RemoteError};
 use crate::report::Report;
-use crate::store::{Row, Store, StoreError};
+use crate::store::{Row, Store};
 use crate::watch;
 
 /// How long the last tasks may take when the process ends.
@@ -52,23 +58,11 @@ pub fn mount(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
 
 /// Tokens and other people's files must not end up in a core file.
 fn no_core_dumps() {
-    if let Err(error) = nix::sys::resource::setrlimit(
-        nix::sys::resource::Resource::RLIMIT_CORE,
-        0,
-        0,
-    ) {
+    if let Err(error) =
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
+    {
         tracing::debug!(%error, "core files cannot be switched off");
     }
-}
-
-fn failure(what: impl Into<String>) -> Report {
-    Report::new(ExitCode::Failure, "INTERNAL", what)
-}
-
-/// What keeps a state folder ours until it is dropped.
-#[derive(Debug)]
-struct StateLock {
-    _file: Flock<File>,
 }
 
 async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
@@ -100,9 +94,8 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
         None => lock_state(&config)?,
     };
     let parts = build(&config, &mountpoint, Arc::clone(&remote), &clock)?;
-    let listener = control::bind(&config.socket).map_err(|error| {
-        failure(format!("control socket {}: {error}", config.socket.display()))
-    })?;
+    let listener = control::bind(&config.socket)
+        .map_err(|error| failure(format!("control socket {}: {error}", config.socket.display())))?;
 
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let stop = Arc::new(Notify::new());
@@ -180,121 +173,6 @@ fn create_mountpoint(config: &Config, out: &mut dyn io::Write) -> Result<(), Rep
     }
 }
 
-/// The state must not lie below the mount: the daemon would wait for itself.
-fn check_places(config: &Config, mountpoint: &Path) -> Result<(), Report> {
-    let embedded = match &config.source {
-        Source::Folder(folder) => Some(folder),
-        Source::Server { .. } => None,
-    };
-    let token = config.token_file.as_ref();
-    for place in [&config.state_dir, &config.files_dir].into_iter().chain(embedded).chain(token) {
-        let place = resolved(place);
-        if place.starts_with(mountpoint) {
-            return Err(Report::new(
-                ExitCode::Config,
-                "STATE_BELOW_MOUNT",
-                format!("{} lies below the mount point {}", place.display(), mountpoint.display()),
-            )
-            .why("the daemon would have to wait for itself to read its own files")
-            .fix("choose another folder with --state-dir, or mount elsewhere"));
-        }
-    }
-    Ok(())
-}
-
-/// The path with the links of its existing part followed.
-fn resolved(path: &Path) -> PathBuf {
-    let mut rest = Vec::new();
-    let mut at = path;
-    loop {
-        if let Ok(real) = fs::canonicalize(at) {
-            return rest.iter().rev().fold(real, |path: PathBuf, name| path.join(name));
-        }
-        match (at.parent(), at.file_name()) {
-            (Some(parent), Some(name)) => {
-                rest.push(name.to_owned());
-                at = parent;
-            }
-            _ => return path.to_owned(),
-        }
-    }
-}
-
-fn lock_state(config: &Config) -> Result<StateLock, Report> {
-    let path = config.state_dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| failure(format!("lock {}: {error}", path.display())))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut file) => {
-            drop(file.set_len(0));
-            drop(writeln!(file, "{}", std::process::id()));
-            Ok(StateLock { _file: file })
-        }
-        Err(_held) => {
-            let pid = fs::read_to_string(&path).unwrap_or_default();
-            Err(Report::new(
-                ExitCode::AlreadyRunning,
-                "ALREADY_RUNNING",
-                format!("mount `{}` is already served by another mountd", config.name),
-            )
-            .why(format!("process {} holds {}", pid.trim(), path.display()))
-            .fix(format!(
-                "mountctl status -m {0}, mountctl unmount -m {0}, or choose another --name",
-                config.name
-            )))
-        }
-    }
-}
-
-/// What a state folder belongs to.
-fn identity(config: &Config) -> [(&'static str, String); 2] {
-    [
-        ("source", config.source.text()),
-        ("remote_path", config.remote_path.as_str().to_owned()),
-    ]
-}
-
-fn check_identity(config: &Config) -> Result<(), Report> {
-    let store = Store::open(&config.state_dir.join("state.db")).map_err(store_report)?;
-    let meta = store.load().map_err(store_report)?.meta;
-    drop(store.close());
-    for (key, wanted) in identity(config) {
-        if let Some(found) = meta.get(key)
-            && *found != wanted
-        {
-            return Err(Report::new(
-                ExitCode::Config,
-                "STATE_OF_ANOTHER_WORKSPACE",
-                format!("the state of mount `{}` belongs to another workspace", config.name),
-            )
-            .why(format!("{} was made for {found}, not for {wanted}", config.state_dir.display()))
-            .fix("choose another --name, or mount what it was made for"));
-        }
-    }
-    Ok(())
-}
-
-fn make_private(folder: &Path) -> Result<(), Report> {
-    let make = || -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-    };
-    make().map_err(|error| {
-        Report::new(
-            ExitCode::Failure,
-            "STATE_FOLDER",
-            format!("state folder {}: {error}", folder.display()),
-        )
-        .fix("make it writable, or choose another with --state-dir")
-    })
-}
-
 async fn load_credential(config: &Config) -> Result<Credential, Report> {
     let token = match (&config.token_file, &config.token) {
         (Some(file), _) => {
@@ -327,55 +205,6 @@ fn check_token_file(file: &Path) -> Result<(), Report> {
     Ok(())
 }
 
-/// The embedded server while it runs.
-struct Embedded {
-    end: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Embedded {
-    async fn stop(self) {
-        if self.end.send(()).is_err() {
-            tracing::debug!("the embedded server ended by itself");
-        }
-        drop(self.task.await);
-    }
-}
-
-/// The server's address, with a credential for it; starts the embedded one.
-async fn reach(
-    config: &Config,
-    credential: Credential,
-) -> Result<(Url, Credential, Option<Embedded>), Report> {
-    let folder = match &config.source {
-        Source::Server { base, .. } => return Ok((base.clone(), credential, None)),
-        Source::Folder(folder) => folder,
-    };
-    make_private(folder)?;
-    // Other users of this machine can reach loopback, so it takes a token that only we know.
-    let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-    let server_config = workspaced::Config::new(folder, workspaced::Auth::Token(token.clone()));
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = workspaced::Server::bind(server_config, address).await.map_err(|error| {
-        Report::new(
-            ExitCode::Server,
-            "EMBEDDED_SERVER",
-            format!("the embedded server on {}: {error}", folder.display()),
-        )
-        .fix("several mounts of one folder share a server: mountd serve --storage DIR, then mount http://…")
-    })?;
-    let base = Url::parse(&format!("http://{}/", server.local_addr()))
-        .map_err(|error| failure(error.to_string()))?;
-    let (end, ended) = oneshot::channel();
-    let task = tokio::spawn(async move {
-        let stop = async move { drop(ended.await) };
-        if let Err(error) = server.run(stop).await {
-            tracing::error!(%error, "embedded server");
-        }
-    });
-    Ok((base, Credential::new(Some(token)), Some(Embedded { end, task })))
-}
-
 fn connect(config: &Config, base: Url, credential: &Credential) -> Result<Arc<HttpRemote>, Report> {
     let workspace = config.source.workspace().to_owned();
     let mut http = HttpConfig::new(base, workspace, credential.clone());
@@ -398,8 +227,9 @@ async fn preflight(config: &Config, remote: &HttpRemote) -> Result<(), Report> {
             Report::new(ExitCode::Auth, "AUTH", what)
                 .fix("give a valid token with --token-file FILE or MOUNTD_TOKEN")
         }
-        RemoteError::Gone { .. } => Report::new(ExitCode::NotFound, "NOT_FOUND", what)
-            .fix("check the name of the workspace and that the address is that of a workspace server"),
+        RemoteError::Gone { .. } => Report::new(ExitCode::NotFound, "NOT_FOUND", what).fix(
+            "check the name of the workspace and that the address is that of a workspace server",
+        ),
         RemoteError::Untrusted { .. } => Report::new(ExitCode::Server, "UNTRUSTED", what),
         _ => Report::new(ExitCode::Server, "SERVER_UNREACHABLE", what)
             .fix("check the address and the network; once mounted, it also works offline"),
@@ -413,9 +243,10 @@ fn build(
     remote: Arc<HttpRemote>,
     clock: &SharedClock,
 ) -> Result<Arc<Shared>, Report> {
-    let store = Store::open(&config.state_dir.join("state.db")).map_err(store_report)?;
+    let store =
+        Store::open(&config.state_dir.join("state.db")).map_err(|error| store_report(&error))?;
     drop(fs::set_permissions(store.path(), fs::Permissions::from_mode(0o600)));
-    let loaded = store.load().map_err(store_report)?;
+    let loaded = store.load().map_err(|error| store_report(&error))?;
     for damage in &loaded.damaged {
         tracing::error!(%damage, "row of the state database set aside");
     }
@@ -442,7 +273,7 @@ fn build(
         ("mountpoint", mountpoint.display().to_string()),
     ]);
     changes.rows.extend(meta.into_iter().map(|(key, value)| Row::SetMeta(key, Some(value))));
-    store.commit_and_wait(changes.rows, false).map_err(store_report)?;
+    store.commit_and_wait(changes.rows, false).map_err(|error| store_report(&error))?;
     if let Some(capabilities) = core.capabilities {
         remote.set_capabilities(capabilities);
     }
@@ -502,10 +333,7 @@ fn greet(config: &Config, mountpoint: &Path, shared: &Shared, out: &mut dyn io::
 }
 
 /// Waits for a signal, `mountctl unmount`, or the kernel's end of the mount.
-async fn wait_for_end(
-    stop: &Notify,
-    runner: tokio::task::JoinHandle<()>,
-) -> Result<(), Report> {
+async fn wait_for_end(stop: &Notify, runner: tokio::task::JoinHandle<()>) -> Result<(), Report> {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
@@ -578,45 +406,4 @@ fn farewell(config: &Config, remaining: usize, out: &mut dyn io::Write) {
         n => format!("{n} changes wait in the outbox and are sent at the next start"),
     };
     drop(writeln!(out, "unmounted {}: {left}", config.name));
-}
-
-fn mountpoint_report(error: MountpointError) -> Report {
-    let what = error.to_string();
-    let report = Report::new(ExitCode::MountFailed, "MOUNT_POINT", what);
-    match error {
-        MountpointError::Missing(path) => report.fix(format!("mkdir -p {}", path.display())),
-        MountpointError::NotADirectory(_) => report.fix("name a folder"),
-        MountpointError::NotEmpty(_) => report
-            .why("what is in it would be hidden while something is mounted over it")
-            .fix("choose an empty folder"),
-        MountpointError::AlreadyMounted { path, .. } => report.fix(format!(
-            "unmount it first (mountctl unmount -m {0}, or umount {0}), or choose another folder",
-            path.display()
-        )),
-        MountpointError::Unusable { .. } => report,
-    }
-}
-
-fn session_report(error: SessionError) -> Report {
-    match error {
-        SessionError::Unavailable(why) => {
-            Report::new(ExitCode::FuseUnavailable, "FUSE_UNAVAILABLE", "FUSE is not available")
-                .fix(why)
-        }
-        SessionError::Refused { .. } => {
-            Report::new(ExitCode::MountFailed, "MOUNT_REFUSED", error.to_string())
-                .fix("run as root, or install fusermount3 (package fuse3)")
-        }
-    }
-}
-
-fn store_report(error: StoreError) -> Report {
-    let report = Report::new(ExitCode::Failure, "STATE_DATABASE", error.to_string());
-    match error {
-        StoreError::Newer { .. } => report.fix("use the newer mountd, or another --name"),
-        StoreError::Full => report.fix("free some space and start again"),
-        StoreError::Failed(_) | StoreError::Closed => {
-            report.fix("nothing was changed; keep the state folder, it holds unsent changes")
-        }
-    }
 }

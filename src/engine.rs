@@ -8,14 +8,15 @@
 //! node it belongs to change in one step under the lock and in one submission to the store.
 
 pub mod conflict;
-pub mod fetch;
 pub mod core;
+pub mod fetch;
 pub mod inbound;
 pub mod link;
 pub mod listing;
 pub mod local;
 pub mod outbox;
 pub mod plan;
+pub mod rename;
 pub mod replies;
 pub mod runner;
 pub mod seal;

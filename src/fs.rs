@@ -227,7 +227,8 @@ impl Fs {
     /// # Errors
     /// When the disk cannot be asked.
     pub fn space(&self) -> Result<Space, FsError> {
-        let disk = nix::sys::statvfs::statvfs(self.shared.contents.folder()).map_err(io::Error::from)?;
+        let disk =
+            nix::sys::statvfs::statvfs(self.shared.contents.folder()).map_err(io::Error::from)?;
         Ok(Space {
             block_bytes: u32::try_from(disk.fragment_size()).unwrap_or(4096),
             blocks: disk.blocks(),

@@ -22,7 +22,8 @@ use fuser::{
 use jiff::Timestamp;
 
 use self::errno::errno;
-use crate::engine::local::{Creator, LocalError, RenameMode, SetAttributes};
+use crate::engine::local::{Creator, LocalError, SetAttributes};
+use crate::engine::rename::RenameMode;
 use crate::fs::{Attributes, EntryKind, Fs, FsError, OpenMode};
 use crate::node::Ino;
 use crate::path::NAME_BYTES_MAX;
@@ -198,13 +199,7 @@ impl Filesystem for FuseFs {
             TimeOrNow::Now => wall,
             TimeOrNow::SpecificTime(at) => Timestamp::try_from(at).unwrap_or(wall),
         };
-        let set = SetAttributes {
-            mode,
-            uid,
-            gid,
-            atime: atime.map(time),
-            mtime: mtime.map(time),
-        };
+        let set = SetAttributes { mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
         let answer = Box::new(move |result| attributes(reply, result));
         self.fs.set_attributes(ino(number), set, size, answer);
     }

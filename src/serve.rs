@@ -32,9 +32,8 @@ pub fn serve(args: ServeArgs, out: &mut dyn io::Write) -> Result<(), Report> {
         config.extensions = Extensions::none();
     }
     runtime.block_on(async {
-        let server = Server::bind(config, args.listen)
-            .await
-            .map_err(|error| failure(error.to_string()))?;
+        let server =
+            Server::bind(config, args.listen).await.map_err(|error| failure(error.to_string()))?;
         let address = server.local_addr();
         drop(writeln!(out, "serving on http://{address}   mount http://{address}/WORKSPACE"));
         drop(out.flush());

@@ -7,15 +7,15 @@ use jiff::Timestamp;
 use mountctl::api::{
     AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
     ConflictList, ConflictRecord, ConflictsStatus, LastError, MountMode, MountState, MountStatus,
-    OutboxList, OutboxOp, OutboxRecord, Ours, PauseInfo, PauseStatus, RecordState as ApiState,
+    Ours, OutboxList, OutboxOp, OutboxRecord, PauseInfo, PauseStatus, RecordState as ApiState,
     RetryStatus, StreamHealth, StreamMode, StreamStatus, Theirs, UploadsStatus,
 };
 
 use super::MountFacts;
+use crate::engine::Shared;
 use crate::engine::core::{Core, Now, Stream};
 use crate::engine::link::{Cause, Way};
 use crate::engine::plan::Hold;
-use crate::engine::Shared;
 use crate::record::{Op, RecordState};
 use crate::remote::credential::Claims;
 
@@ -207,7 +207,8 @@ pub(super) fn outbox(shared: &Shared) -> OutboxList {
     let mut records: Vec<OutboxRecord> = Vec::new();
     for (_, lane) in core.outbox.lanes() {
         for (at, record) in lane.records().enumerate() {
-            let hold = if at == 0 { core.hold_of(&lane.current, now.mono) } else { Some(Hold::After) };
+            let hold =
+                if at == 0 { core.hold_of(&lane.current, now.mono) } else { Some(Hold::After) };
             let (state, reason) = match (&record.state, hold) {
                 (RecordState::Parked { code, message }, _) => {
                     (ApiState::Attention, Some(format!("{code}: {message}")))
@@ -217,9 +218,10 @@ pub(super) fn outbox(shared: &Shared) -> OutboxList {
                 (RecordState::Waiting, None) if core.link.is_down() => (ApiState::Backoff, None),
                 (RecordState::Waiting, None) => (ApiState::Queued, None),
             };
-            let is_link = record.ino.and_then(|ino| core.tree.get(ino)).is_some_and(|node| {
-                matches!(node.kind, crate::node::Kind::Symlink { .. })
-            });
+            let is_link = record
+                .ino
+                .and_then(|ino| core.tree.get(ino))
+                .is_some_and(|node| matches!(node.kind, crate::node::Kind::Symlink { .. }));
             records.push(OutboxRecord {
                 id: record.seq.0.to_string(),
                 op: op(record.op, is_link),

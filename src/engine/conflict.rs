@@ -224,14 +224,13 @@ fn meta(
     theirs: &RemoteFile,
     modified: Option<Timestamp>,
 ) -> io::Result<Vec<u8>> {
-    let side = |revision: &Option<String>, side: &Option<(u64, Digest)>, at: Option<Timestamp>| {
-        Side {
+    let side =
+        |revision: &Option<String>, side: &Option<(u64, Digest)>, at: Option<Timestamp>| Side {
             revision: revision.clone(),
             size: side.map(|side| side.0),
             sha256: side.map(|side| side.1.to_string()),
             modified_at: at.map(|at| at.to_string()),
-        }
-    };
+        };
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
     let meta = Meta {
         id: &conflict.id,

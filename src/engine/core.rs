@@ -337,12 +337,7 @@ impl Core {
     }
 
     /// Removes a small content unless a record or the node `owner` still refers to it.
-    pub(super) fn release_blob(
-        &mut self,
-        blob: BlobId,
-        owner: Option<Ino>,
-        changes: &mut Changes,
-    ) {
+    pub(super) fn release_blob(&mut self, blob: BlobId, owner: Option<Ino>, changes: &mut Changes) {
         let owned = owner
             .and_then(|ino| self.tree.get(ino))
             .and_then(Node::body)
@@ -446,7 +441,8 @@ impl Core {
 
     /// Ends the current record of a path without sending it.
     pub(super) fn drop_record(&mut self, path: &WsPath, changes: &mut Changes) {
-        let base = self.outbox.lane(path).and_then(|lane| lane.current.record.known_base().cloned());
+        let base =
+            self.outbox.lane(path).and_then(|lane| lane.current.record.known_base().cloned());
         let base = base.unwrap_or(crate::revision::Base::Absent);
         self.end_record(path, &base, Duration::ZERO, changes);
     }

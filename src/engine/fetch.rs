@@ -102,21 +102,17 @@ impl Shared {
         Ok(())
     }
 
-    fn take_fetched(
-        &self,
-        ino: Ino,
-        path: &WsPath,
-        file: &RemoteFile,
-    ) -> Result<(), FetchError> {
+    fn take_fetched(&self, ino: Ino, path: &WsPath, file: &RemoteFile) -> Result<(), FetchError> {
         let Some(bytes) = &file.body else { return Err(FetchError::Gone) };
         let len = bytes.len() as u64;
         self.contents.open.with(ino, |_| {
             let large = (len > SMALL_MAX)
                 .then(|| FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows))));
             if let Some(id) = large {
-                let written = self.contents.create_file(id).and_then(|mut target| {
-                    std::io::Write::write_all(&mut target, bytes)
-                });
+                let written = self
+                    .contents
+                    .create_file(id)
+                    .and_then(|mut target| std::io::Write::write_all(&mut target, bytes));
                 written.map_err(|error| FetchError::Disk(error.to_string()))?;
             }
             self.step(|core, _, changes| {
@@ -273,8 +269,8 @@ impl Shared {
                 return Vec::new();
             }
         };
-        let keep = self
-            .step(|core, now, changes| core.settled(&path, seq, theirs.as_ref(), now, changes));
+        let keep =
+            self.step(|core, now, changes| core.settled(&path, seq, theirs.as_ref(), now, changes));
         if let (Some(record), Some(theirs)) = (keep, theirs) {
             self.keep_both(record, theirs).await;
         }

@@ -364,13 +364,7 @@ impl Core {
     }
 
     /// Puts the remote's bytes in the place of ours.
-    pub(super) fn replace(
-        &mut self,
-        ino: Ino,
-        file: &RemoteFile,
-        now: Now,
-        changes: &mut Changes,
-    ) {
+    pub(super) fn replace(&mut self, ino: Ino, file: &RemoteFile, now: Now, changes: &mut Changes) {
         let body = self.body_for(file, changes);
         let Some(node) = self.tree.get_mut(ino) else { return };
         let old = node.body().map(|body| body.content);

@@ -148,7 +148,13 @@ impl Link {
 
     /// A request failed in a way that concerns the link. `jitter` is uniform in 0..1. Returns
     /// whether the way was not down before.
-    pub fn failed(&mut self, error: &RemoteError, now: Duration, wall: Timestamp, jitter: f64) -> bool {
+    pub fn failed(
+        &mut self,
+        error: &RemoteError,
+        now: Duration,
+        wall: Timestamp,
+        jitter: f64,
+    ) -> bool {
         let Some(cause) = cause(error) else { return false };
         let (failures, since, news) = match &self.way {
             Way::Down { failures, since, .. } => (failures.saturating_add(1), *since, false),

@@ -105,10 +105,8 @@ impl Shared {
             (core.unseen(seen), core.unseen_folders(seen))
         };
         if missing.len() > MISSING_MIN && missing.len() * 2 > known_before {
-            let why = format!(
-                "the server lists {} of {known_before} known files no more",
-                missing.len()
-            );
+            let why =
+                format!("the server lists {} of {known_before} known files no more", missing.len());
             self.step(|core, _, changes| core.suspect_reset(Some(why), changes));
             return Ok(());
         }

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::digest::Digest;
 use crate::node::{BlobId, Ino};
 use crate::path::WsPath;
 use crate::record::{BaseContent, Op, Record, RecordBase, RecordState, Seq};
 use crate::revision::{Base, Revision};
-use crate::digest::Digest;
 use crate::store::Row;
 
 /// A record and its timing, which starts anew with the process.
@@ -148,7 +148,9 @@ impl Outbox {
     pub fn below<'a>(&'a self, path: &'a WsPath) -> impl Iterator<Item = (&'a WsPath, &'a Lane)> {
         self.lanes
             .range((Bound::Excluded(path.clone()), Bound::Unbounded))
-            .skip_while(move |(at, _)| !at.is_within(path) && at.as_str().starts_with(path.as_str()))
+            .skip_while(move |(at, _)| {
+                !at.is_within(path) && at.as_str().starts_with(path.as_str())
+            })
             .take_while(move |(at, _)| at.is_within(path))
     }
 
@@ -217,7 +219,7 @@ impl Outbox {
                     rows.push(Row::DeleteRecord(next.record.seq));
                     Some(new_slot(change, RecordBaseFrom::Before, stamp))
                 }
-                Some(next) => coalesce(next, change, stamp, rows),
+                Some(next) => coalesce(next, &change, stamp, rows),
             };
             if let Some(next) = &lane.next {
                 rows.push(Row::PutRecord(Box::new(next.record.clone())));
@@ -226,7 +228,7 @@ impl Outbox {
             return;
         }
         let Lane { current, next, .. } = lane;
-        match (coalesce(current, change, stamp, rows), next) {
+        match (coalesce(current, &change, stamp, rows), next) {
             (Some(slot), next) => {
                 rows.push(Row::PutRecord(Box::new(slot.record.clone())));
                 self.put_back(path, Lane { current: slot, next, heard: None });
@@ -280,8 +282,8 @@ impl Outbox {
             if next.record.base == RecordBase::Follows {
                 next.record.base = RecordBase::Known(leads_to.clone());
             }
-            let void = next.record.op == Op::Delete
-                && next.record.base == RecordBase::Known(Base::Absent);
+            let void =
+                next.record.op == Op::Delete && next.record.base == RecordBase::Known(Base::Absent);
             if void {
                 rows.push(Row::DeleteRecord(next.record.seq));
             } else {
@@ -297,7 +299,8 @@ impl Outbox {
     /// request is over and it is about to be decided as a whole.
     pub fn fold(&mut self, path: &WsPath, rows: &mut Vec<Row>) {
         let Some(mut lane) = self.take(path) else { return };
-        if let Some(next) = lane.next.take_if(|next| coalesces(lane.current.record.op, next.record.op))
+        if let Some(next) =
+            lane.next.take_if(|next| coalesces(lane.current.record.op, next.record.op))
         {
             rows.push(Row::DeleteRecord(next.record.seq));
             let current = &mut lane.current;
@@ -415,12 +418,7 @@ fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Slot {
         sent: Vec::<Digest>::new(),
         last_error: None,
     };
-    Slot {
-        record,
-        first_at: stamp.now,
-        changed_at: stamp.now,
-        held_until: change.held_until,
-    }
+    Slot { record, first_at: stamp.now, changed_at: stamp.now, held_until: change.held_until }
 }
 
 /// Whether a newer change of kind `newer` can take the place of an unsent one of kind `older`.
@@ -439,7 +437,7 @@ fn merged_op(older: Op, newer: Op) -> Op {
 }
 
 /// The one record that has the effect of both; `None` when together they have none.
-fn coalesce(mut older: Slot, newer: Change, stamp: Stamp, rows: &mut Vec<Row>) -> Option<Slot> {
+fn coalesce(mut older: Slot, newer: &Change, stamp: Stamp, rows: &mut Vec<Row>) -> Option<Slot> {
     let record = &mut older.record;
     let never_there = record.base == RecordBase::Known(Base::Absent) && record.sent.is_empty();
     let undone = match (record.op, newer.op) {

@@ -28,7 +28,7 @@ pub enum Task {
     /// Send these together.
     Bulk(Vec<Item>),
     /// Send this one by itself.
-    Single(Item),
+    Single(Box<Item>),
     /// Read the path's remote state and decide over its record.
     Settle {
         /// The path.
@@ -156,8 +156,8 @@ impl Core {
         };
         let hurry = self.urgent || self.draining;
         let settings = &self.settings;
-        let due_at = (self.outbox.last_change_at() + settings.debounce)
-            .min(oldest + settings.max_delay);
+        let due_at =
+            (self.outbox.last_change_at() + settings.debounce).min(oldest + settings.max_delay);
         let due = hurry || now.mono >= due_at;
         let mut batch: Vec<(WsPath, u64)> = Vec::new();
         let mut batch_bytes = 0;
@@ -214,7 +214,7 @@ impl Core {
         for path in singles {
             if let Some(item) = self.hand_out(&path, capabilities) {
                 self.singles_in_flight += 1;
-                plan.tasks.push(Task::Single(item));
+                plan.tasks.push(Task::Single(Box::new(item)));
             }
         }
         // While a request is under way, new records gather; only a full batch goes beside it.
@@ -282,7 +282,8 @@ impl Core {
     fn travels_alone(&self, record: &Record, capabilities: Capabilities) -> bool {
         match record.op {
             Op::Put => {
-                let trimmed = capabilities == Capabilities::default() && trimmed_by_bulk(&record.path);
+                let trimmed =
+                    capabilities == Capabilities::default() && trimmed_by_bulk(&record.path);
                 let moves = self.movable(record, capabilities).is_some();
                 trimmed
                     || (!moves && record.size > self.body_bytes / 2)

@@ -114,7 +114,7 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) -> Option<Task> {
-        let Some(record) = self.current(&item.path, item.seq) else { return None };
+        let record = self.current(&item.path, item.seq)?;
         let settle = Task::Settle { path: item.path.clone(), seq: item.seq };
         match outcome {
             None => {
@@ -122,7 +122,7 @@ impl Core {
                 None
             }
             Some(Outcome::Accepted { revision }) => {
-                self.accepted(item, digest, revision, now, changes);
+                self.accepted(item, digest, revision.as_ref(), now, changes);
                 None
             }
             // A move is only a short cut; what it cannot do is done the long way.
@@ -158,17 +158,17 @@ impl Core {
         &mut self,
         item: &Item,
         digest: Option<Digest>,
-        revision: Option<Revision>,
+        revision: Option<&Revision>,
         now: Now,
         changes: &mut Changes,
     ) {
-        let base = revision.clone().map_or(Base::Absent, Base::Revision);
+        let base = revision.cloned().map_or(Base::Absent, Base::Revision);
         if let Some((origin, _)) = &item.moved_from {
             self.end_record(origin, &Base::Absent, now.mono, changes);
         }
         match item.op {
             Op::Put | Op::Meta | Op::MakeDir => {
-                let ended = self.adopt_accepted(item, digest, revision.clone());
+                let ended = self.adopt_accepted(item, digest, revision.cloned());
                 let leads_to = if item.op == Op::MakeDir { Base::Absent } else { base };
                 let heard = self.end_record(&item.path, &leads_to, now.mono, changes);
                 if let Some(ino) = ended {
@@ -177,11 +177,11 @@ impl Core {
                 let Some((record, heard)) = heard else { return };
                 // Somebody else's version came by while ours was under way.
                 let other = heard.is_some_and(|heard| {
-                    Some(&heard) != revision.as_ref()
-                        && !revision.as_ref().is_some_and(|ours| heard.is_older_than(ours))
+                    Some(&heard) != revision
+                        && !revision.is_some_and(|ours| heard.is_older_than(ours))
                 });
                 // Without a revision the next change must recognise these bytes as ours.
-                if let (None, Some(digest)) = (&revision, digest) {
+                if let (None, Some(digest)) = (revision, digest) {
                     self.outbox.mark(&item.path, |slot| slot.record.note_sent(digest));
                 }
                 if other || (revision.is_none() && record.op == Op::Put) {
@@ -405,9 +405,8 @@ impl Core {
             Some((None, Some(date))) => Base::Date(date),
             _ => Base::Absent,
         };
-        let at_path = |node: &Node, core: &Self| {
-            core.tree.path_of(node.ino).as_ref() == Some(&record.path)
-        };
+        let at_path =
+            |node: &Node, core: &Self| core.tree.path_of(node.ino).as_ref() == Some(&record.path);
         if let (Some(ino), Some(file)) = (record.ino, theirs)
             && self.tree.get(ino).is_some_and(|node| at_path(node, self))
             && let Some(node) = self.tree.get_mut(ino)

@@ -322,7 +322,7 @@ impl Runner {
                 self.tasks.spawn(async move { Finished::Tasks(shared.send_bulk(items).await) })
             }
             Task::Single(item) => {
-                self.tasks.spawn(async move { Finished::Tasks(shared.send_single(item).await) })
+                self.tasks.spawn(async move { Finished::Tasks(shared.send_single(*item).await) })
             }
             Task::Settle { path, seq } => {
                 self.tasks.spawn(async move { Finished::Tasks(shared.settle(path, seq).await) })
@@ -557,8 +557,6 @@ pub fn remaining(core: &Core, path: Option<&WsPath>, upto: Seq) -> usize {
         .lanes()
         .filter(|(at, _)| concerned(at))
         .flat_map(|(_, lane)| lane.records())
-        .filter(|record| {
-            record.seq <= upto && !matches!(record.state, RecordState::Parked { .. })
-        })
+        .filter(|record| record.seq <= upto && !matches!(record.state, RecordState::Parked { .. }))
         .count()
 }

@@ -92,7 +92,12 @@ impl Shared {
     ///
     /// # Errors
     /// When the commit failed.
-    pub fn seal_and_wait(&self, ino: Ino, state: &mut OpenState, hold: bool) -> Result<(), StoreError> {
+    pub fn seal_and_wait(
+        &self,
+        ino: Ino,
+        state: &mut OpenState,
+        hold: bool,
+    ) -> Result<(), StoreError> {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         self.seal(ino, state, hold, Box::new(move |result| drop(tell.send(result))));
         told.recv().map_err(|_closed| StoreError::Closed)?
@@ -107,11 +112,16 @@ impl Shared {
             let mut state = file.lock();
             let Some(since) = state.dirty_since else { continue };
             if now >= since + UNSEALED_MAX {
-                self.seal(file.ino, &mut state, true, Box::new(|result| {
-                    if let Err(error) = result {
-                        tracing::error!(%error, "written bytes could not be committed");
-                    }
-                }));
+                self.seal(
+                    file.ino,
+                    &mut state,
+                    true,
+                    Box::new(|result| {
+                        if let Err(error) = result {
+                            tracing::error!(%error, "written bytes could not be committed");
+                        }
+                    }),
+                );
             } else {
                 unsealed = true;
             }

@@ -145,10 +145,7 @@ mod tests {
         };
         assert_eq!(delete(revision(1), &[], None), Verdict::Adopt);
         assert_eq!(delete(revision(1), &[], Some(&theirs(2, "edit"))), Verdict::Yield);
-        assert_eq!(
-            delete(revision(2), &[], Some(&theirs(2, "x"))),
-            Verdict::Resend(revision(2))
-        );
+        assert_eq!(delete(revision(2), &[], Some(&theirs(2, "x"))), Verdict::Resend(revision(2)));
         // Our own bytes of unknown fate, removed since.
         assert_eq!(
             delete(Base::Absent, &["ours"], Some(&theirs(3, "ours"))),

@@ -94,10 +94,11 @@ impl Shared {
             let mut tasks = core.return_items(answers, now, changes);
             match reply {
                 Ok(outcomes) => {
-                    let answers = sent.into_iter().zip(outcomes).map(|((item, digest), outcome)| {
-                        self.tell(&item, &outcome);
-                        Answer { item, digest, outcome: Some(outcome) }
-                    });
+                    let answers =
+                        sent.into_iter().zip(outcomes).map(|((item, digest), outcome)| {
+                            self.tell(&item, &outcome);
+                            Answer { item, digest, outcome: Some(outcome) }
+                        });
                     tasks.extend(core.answered(answers.collect(), took, now, changes));
                 }
                 Err(error) => {

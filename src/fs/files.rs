@@ -67,9 +67,14 @@ impl Fs {
             let mut state = file.lock();
             state.body = Body::Memory(Vec::new());
             state.changed(now.mono, now.wall);
-            self.shared.seal(ino, &mut state, true, Box::new(move |result| {
-                reply(result.map(|()| handle).map_err(FsError::from));
-            }));
+            self.shared.seal(
+                ino,
+                &mut state,
+                true,
+                Box::new(move |result| {
+                    reply(result.map(|()| handle).map_err(FsError::from));
+                }),
+            );
             return;
         }
         if exact {
@@ -96,11 +101,9 @@ impl Fs {
     /// Reads up to `len` bytes.
     pub fn read(&self, handle: u64, offset: u64, len: usize, reply: Reply<Bytes>) {
         match self.handle(handle) {
-            Ok(handle) => self.with_bytes(
-                handle.file,
-                move |_, _, state| Ok(state.read(offset, len)?),
-                reply,
-            ),
+            Ok(handle) => {
+                self.with_bytes(handle.file, move |_, _, state| Ok(state.read(offset, len)?), reply);
+            }
             Err(error) => reply(Err(error)),
         }
     }
@@ -116,7 +119,7 @@ impl Fs {
             Ok(Readiness::Ready) => {
                 let written = write_at(&self.shared, file.ino, &mut state, offset, data);
                 drop(state);
-                self.written(file, mode, written, reply);
+                self.written(&file, mode, written, reply);
             }
             Ok(Readiness::Fetch) => {
                 drop(state);
@@ -135,15 +138,18 @@ impl Fs {
 
     fn written(
         &self,
-        file: Arc<OpenFile>,
+        file: &Arc<OpenFile>,
         mode: OpenMode,
         written: Result<usize, FsError>,
         reply: Reply<usize>,
     ) {
         match written {
-            Ok(n) if mode.sync => self.sync_file(&file, Box::new(move |result| {
-                reply(result.map(|()| n));
-            })),
+            Ok(n) if mode.sync => self.sync_file(
+                file,
+                Box::new(move |result| {
+                    reply(result.map(|()| n));
+                }),
+            ),
             other => reply(other),
         }
     }
@@ -280,10 +286,15 @@ impl Fs {
             }
         }
         let shared = Arc::clone(&self.shared);
-        self.shared.seal(file.ino, &mut state, false, Box::new(move |result| match result {
-            Ok(()) => shared.store.sync(to_reply(reply)),
-            Err(error) => reply(Err(error.into())),
-        }));
+        self.shared.seal(
+            file.ino,
+            &mut state,
+            false,
+            Box::new(move |result| match result {
+                Ok(()) => shared.store.sync(to_reply(reply)),
+                Err(error) => reply(Err(error.into())),
+            }),
+        );
     }
 
     /// Makes all names durable before it answers.
@@ -334,9 +345,9 @@ fn write_at(
     offset: u64,
     data: &[u8],
 ) -> Result<usize, FsError> {
-    let end = offset.checked_add(data.len() as u64).ok_or(FsError::Disk(
-        std::io::ErrorKind::FileTooLarge,
-    ))?;
+    let end = offset
+        .checked_add(data.len() as u64)
+        .ok_or(FsError::Disk(std::io::ErrorKind::FileTooLarge))?;
     let now = shared.now();
     let newly_dirty = state.dirty_since.is_none();
     make_changeable(shared, ino, state, end)?;

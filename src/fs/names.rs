@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::files::{Handle, OpenMode};
 use super::{Attributes, DirEntry, EntryKind, Fs, FsError, Reply};
-use crate::engine::local::{Creator, LocalError, RenameMode, SetAttributes};
+use crate::engine::local::{Creator, LocalError, SetAttributes};
+use crate::engine::rename::RenameMode;
 use crate::ignore_rules::RULES_NAME;
 use crate::node::{Content, FileBody, Ino, Kind, ROOT};
 use crate::store::{Done, StoreError};
@@ -33,9 +34,9 @@ impl Fs {
         creator: Creator,
         mode: OpenMode,
     ) -> Result<(Attributes, u64), FsError> {
-        let ino = self.shared.step(|core, now, changes| {
-            core.create(parent, name, EMPTY, creator, now, changes)
-        })?;
+        let ino = self
+            .shared
+            .step(|core, now, changes| core.create(parent, name, EMPTY, creator, now, changes))?;
         let file = self.shared.contents.open.open(ino, mode.write);
         {
             let now = self.shared.now();
@@ -51,9 +52,9 @@ impl Fs {
 
     /// Creates an empty file without opening it.
     pub fn make_file(&self, parent: Ino, name: &str, creator: Creator, reply: Reply<Attributes>) {
-        let made = self.shared.step(|core, now, changes| {
-            core.create(parent, name, EMPTY, creator, now, changes)
-        });
+        let made = self
+            .shared
+            .step(|core, now, changes| core.create(parent, name, EMPTY, creator, now, changes));
         let ino = match made {
             Ok(ino) => ino,
             Err(error) => return reply(Err(error.into())),
@@ -84,7 +85,14 @@ impl Fs {
         self.make(parent, name, Kind::Symlink { target: Arc::from(target) }, creator, reply);
     }
 
-    fn make(&self, parent: Ino, name: &str, kind: Kind, creator: Creator, reply: Reply<Attributes>) {
+    fn make(
+        &self,
+        parent: Ino,
+        name: &str,
+        kind: Kind,
+        creator: Creator,
+        reply: Reply<Attributes>,
+    ) {
         let slot = ReplySlot::new(reply);
         let made = self.shared.step_then(slot.done(), |core, now, changes| {
             let ino = core.create(parent, name, kind, creator, now, changes)?;
@@ -258,7 +266,12 @@ impl Fs {
     ///
     /// # Errors
     /// When the handle is not open.
-    pub fn read_dir(&self, ino: Ino, handle: u64, fresh: bool) -> Result<Arc<Vec<DirEntry>>, FsError> {
+    pub fn read_dir(
+        &self,
+        ino: Ino,
+        handle: u64,
+        fresh: bool,
+    ) -> Result<Arc<Vec<DirEntry>>, FsError> {
         if fresh {
             let listing = Arc::new(self.list(ino)?);
             self.listings.insert(handle, Arc::clone(&listing));
@@ -363,7 +376,8 @@ fn give<T>(mut state: std::sync::MutexGuard<'_, SlotState<T>>) {
     if state.committed.is_none() || state.value.is_none() {
         return;
     }
-    let (reply, value, committed) = (state.reply.take(), state.value.take(), state.committed.take());
+    let (reply, value, committed) =
+        (state.reply.take(), state.value.take(), state.committed.take());
     drop(state);
     if let (Some(reply), Some(value), Some(committed)) = (reply, value, committed) {
         reply(committed.map(|()| value).map_err(FsError::from));
@@ -378,4 +392,3 @@ fn answer(attributes: Result<Attributes, FsError>, reply: Reply<Attributes>) -> 
         (_, Err(error)) => reply(Err(error.into())),
     })
 }
-

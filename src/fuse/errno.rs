@@ -19,9 +19,9 @@ pub fn errno(error: &FsError) -> Errno {
     match error {
         FsError::Local(error) => local(*error),
         FsError::Store(StoreError::Full) => Errno::ENOSPC,
-        FsError::Store(
-            StoreError::Newer { .. } | StoreError::Failed(_) | StoreError::Closed,
-        ) => Errno::EIO,
+        FsError::Store(StoreError::Newer { .. } | StoreError::Failed(_) | StoreError::Closed) => {
+            Errno::EIO
+        }
         FsError::Fetch(error) => fetch(error),
         FsError::Disk(kind) => disk(*kind),
         FsError::BadHandle => Errno::EBADF,
@@ -45,9 +45,9 @@ fn local(error: LocalError) -> Errno {
         LocalError::ReadOnly => Errno::EROFS,
         LocalError::BadName(PathError::TooLong) => Errno::ENAMETOOLONG,
         LocalError::BadName(PathError::NotUtf8) => Errno::EILSEQ,
-        LocalError::BadName(
-            PathError::NotAbsolute | PathError::Dots | PathError::BadCharacter,
-        ) => Errno::EINVAL,
+        LocalError::BadName(PathError::NotAbsolute | PathError::Dots | PathError::BadCharacter) => {
+            Errno::EINVAL
+        }
     }
 }
 

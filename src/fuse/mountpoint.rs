@@ -195,10 +195,7 @@ mod tests {
         fs::write(&file, "x").unwrap();
         assert!(matches!(prepare(&file), Err(MountpointError::NotADirectory(_))));
         assert!(matches!(prepare(folder.path()), Err(MountpointError::NotEmpty(_))));
-        assert!(matches!(
-            prepare(Path::new("/proc")),
-            Err(MountpointError::AlreadyMounted { .. })
-        ));
+        assert!(matches!(prepare(Path::new("/proc")), Err(MountpointError::AlreadyMounted { .. })));
         assert!(file.exists());
     }
 }

@@ -169,9 +169,7 @@ fn node(row: &SqlRow<'_>) -> rusqlite::Result<Option<Node>> {
         mtime,
         ctime,
         synced,
-        origin: row
-            .get::<_, Option<String>>("origin")?
-            .and_then(|path| WsPath::parse(&path).ok()),
+        origin: row.get::<_, Option<String>>("origin")?.and_then(|path| WsPath::parse(&path).ok()),
         local_only: row.get("local_only")?,
     }))
 }

@@ -26,7 +26,7 @@ fn node(ino: u64, kind: Kind) -> Node {
             edited_at: Some(at),
         })),
         origin: None,
-            local_only: false,
+        local_only: false,
     }
 }
 

@@ -146,10 +146,7 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
     loop {
         let (done, checkpoint, stop) = {
             let mut queue = lock(&shared.queue);
-            while queue.rows.is_empty()
-                && queue.done.is_empty()
-                && !queue.checkpoint
-                && !queue.stop
+            while queue.rows.is_empty() && queue.done.is_empty() && !queue.checkpoint && !queue.stop
             {
                 queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }

@@ -20,12 +20,7 @@ fn change(op: Op, base: Base) -> Change {
 }
 
 fn stamp(n: u64) -> Stamp {
-    Stamp {
-        seq: Seq(n),
-        key: n,
-        now: Duration::from_millis(n),
-        wall: Timestamp::UNIX_EPOCH,
-    }
+    Stamp { seq: Seq(n), key: n, now: Duration::from_millis(n), wall: Timestamp::UNIX_EPOCH }
 }
 
 fn revision(text: &str) -> Base {

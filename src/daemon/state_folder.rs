@@ -1,0 +1,133 @@
+//! The state folder: one daemon at a time, one workspace for ever, nobody else's eyes.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use mountctl::api::ExitCode;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::reports::{failure, store_report};
+use crate::config::{Config, Source};
+use crate::report::Report;
+use crate::store::Store;
+
+/// What keeps a state folder ours until it is dropped.
+#[derive(Debug)]
+pub(super) struct StateLock {
+    _file: Flock<File>,
+}
+
+/// The state must not lie below the mount: the daemon would wait for itself.
+pub(super) fn check_places(config: &Config, mountpoint: &Path) -> Result<(), Report> {
+    let embedded = match &config.source {
+        Source::Folder(folder) => Some(folder),
+        Source::Server { .. } => None,
+    };
+    let token = config.token_file.as_ref();
+    for place in [&config.state_dir, &config.files_dir].into_iter().chain(embedded).chain(token) {
+        let place = resolved(place);
+        if place.starts_with(mountpoint) {
+            return Err(Report::new(
+                ExitCode::Config,
+                "STATE_BELOW_MOUNT",
+                format!("{} lies below the mount point {}", place.display(), mountpoint.display()),
+            )
+            .why("the daemon would have to wait for itself to read its own files")
+            .fix("choose another folder with --state-dir, or mount elsewhere"));
+        }
+    }
+    Ok(())
+}
+
+/// The path with the links of its existing part followed.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    let mut rest = Vec::new();
+    let mut at = path;
+    loop {
+        if let Ok(real) = fs::canonicalize(at) {
+            return rest.iter().rev().fold(real, |path: PathBuf, name| path.join(name));
+        }
+        match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => {
+                rest.push(name.to_owned());
+                at = parent;
+            }
+            _ => return path.to_owned(),
+        }
+    }
+}
+
+pub(super) fn lock_state(config: &Config) -> Result<StateLock, Report> {
+    let path = config.state_dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| failure(format!("lock {}: {error}", path.display())))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            drop(file.set_len(0));
+            drop(writeln!(file, "{}", std::process::id()));
+            Ok(StateLock { _file: file })
+        }
+        Err(_held) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            Err(Report::new(
+                ExitCode::AlreadyRunning,
+                "ALREADY_RUNNING",
+                format!("mount `{}` is already served by another mountd", config.name),
+            )
+            .why(format!("process {} holds {}", pid.trim(), path.display()))
+            .fix(format!(
+                "mountctl status -m {0}, mountctl unmount -m {0}, or choose another --name",
+                config.name
+            )))
+        }
+    }
+}
+
+/// What a state folder belongs to.
+pub(super) fn identity(config: &Config) -> [(&'static str, String); 2] {
+    [("source", config.source.text()), ("remote_path", config.remote_path.as_str().to_owned())]
+}
+
+pub(super) fn check_identity(config: &Config) -> Result<(), Report> {
+    let store =
+        Store::open(&config.state_dir.join("state.db")).map_err(|error| store_report(&error))?;
+    let meta = store.load().map_err(|error| store_report(&error))?.meta;
+    drop(store.close());
+    for (key, wanted) in identity(config) {
+        if let Some(found) = meta.get(key)
+            && *found != wanted
+        {
+            return Err(Report::new(
+                ExitCode::Config,
+                "STATE_OF_ANOTHER_WORKSPACE",
+                format!("the state of mount `{}` belongs to another workspace", config.name),
+            )
+            .why(format!("{} was made for {found}, not for {wanted}", config.state_dir.display()))
+            .fix("choose another --name, or mount what it was made for"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn make_private(folder: &Path) -> Result<(), Report> {
+    let make = || -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    };
+    make().map_err(|error| {
+        Report::new(
+            ExitCode::Failure,
+            "STATE_FOLDER",
+            format!("state folder {}: {error}", folder.display()),
+        )
+        .fix("make it writable, or choose another with --state-dir")
+    })
+}
