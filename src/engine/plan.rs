@@ -282,8 +282,7 @@ impl Core {
     fn travels_alone(&self, record: &Record, capabilities: Capabilities) -> bool {
         match record.op {
             Op::Put => {
-                let trimmed =
-                    capabilities == Capabilities::default() && trimmed_by_bulk(&record.path);
+                let trimmed = trimmed_by_bulk(&record.path, capabilities);
                 let moves = self.movable(record, capabilities).is_some();
                 trimmed
                     || (!moves && record.size > self.body_bytes / 2)

@@ -31,12 +31,14 @@ pub(super) fn percent(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// Whether a bulk request might write this path under another name: the original server trims
-/// Unicode white space around it. The content of such a path travels by
-/// [`put`](super::Remote::put) only; [`bulk`](super::Remote::bulk) refuses it.
+/// Whether a bulk request might write this path under another name: the original server, which
+/// offers nothing, trims Unicode white space around it. The content of such a path travels by
+/// [`put`](super::Remote::put) only; [`bulk`](super::Remote::bulk) refuses it. A server with any
+/// extension keeps names as they are, and only its bulk request can carry a symbolic link.
 #[must_use]
-pub fn trimmed_by_bulk(path: &WsPath) -> bool {
-    path.as_str().ends_with(char::is_whitespace)
+pub fn trimmed_by_bulk(path: &WsPath, offered: Capabilities) -> bool {
+    let nothing = Capabilities { body_bytes_max: None, ..offered } == Capabilities::default();
+    nothing && path.as_str().ends_with(char::is_whitespace)
 }
 
 /// The text of `bytes` when JSON can carry it as it is: UTF-8 without control characters other
@@ -95,7 +97,7 @@ pub(super) fn sendable(entry: &BulkEntry, offered: Capabilities) -> Result<(), &
     // The server that trims knows puts only, so what else there is keeps its name.
     let whole = || {
         let reason = "a name that ends in white space cannot travel in a bulk request";
-        has(!trimmed_by_bulk(&entry.path), reason)
+        has(!trimmed_by_bulk(&entry.path, offered), reason)
     };
     match &entry.change {
         BulkChange::Put { precondition, .. } => {
@@ -382,10 +384,11 @@ mod tests {
             assert!(sendable(&entry, ALL).is_ok(), "{entry:?}");
         }
         for name in ["/a ", "/a\n", "/a\u{a0}"] {
-            assert!(trimmed_by_bulk(&path(name)));
-            assert!(sendable(&put(name, b"", Metadata::default()), ALL).is_err());
+            assert!(trimmed_by_bulk(&path(name), plain));
+            assert!(sendable(&put(name, b"", Metadata::default()), plain).is_err());
+            assert!(sendable(&put(name, b"", Metadata::default()), ALL).is_ok());
         }
-        assert!(!trimmed_by_bulk(&path("/ a/b")));
+        assert!(!trimmed_by_bulk(&path("/ a/b"), plain));
     }
 
     proptest! {

@@ -42,7 +42,7 @@ impl HttpRemote {
         }
         // Raw bodies have no place for a symbolic link's target; such a body is short anyway.
         let symlink = put.metadata.symlink.is_some() && offered.symlink;
-        if offered.raw && (!symlink || trimmed_by_bulk(put.path)) {
+        if offered.raw && !symlink {
             return self.put_raw(&put).await;
         }
         if put.size > JSON_FILE_BYTES_MAX {
@@ -50,7 +50,7 @@ impl HttpRemote {
             return Ok(Outcome::Refused { code: "too_large".into(), message });
         }
         let body = snapshot(&put).await?;
-        if trimmed_by_bulk(put.path) {
+        if trimmed_by_bulk(put.path, offered) {
             return self.put_json(&put, &body).await;
         }
         let entry = BulkEntry {
