@@ -167,6 +167,10 @@ pub(crate) async fn handle(
         After::Pass => Ok(response),
         After::Drop => Err(Cut),
         After::Garble => garble(response).await,
+        After::Delay(delay) => {
+            tokio::time::sleep(delay).await;
+            Ok(response)
+        }
     }
 }
 

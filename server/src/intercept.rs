@@ -69,6 +69,8 @@ pub enum After {
     Drop,
     /// Half of its body is sent, as a complete and well-formed HTTP message.
     Garble,
+    /// It is sent after this long; what was applied is seen by others at once.
+    Delay(Duration),
 }
 
 /// One request that passed the server.

@@ -1,12 +1,17 @@
 //! What every test needs: a server, a mount, patience with a bound.
 
+pub mod edge;
+pub mod load;
+pub mod hooks;
 pub mod mount;
+pub mod observe;
 pub mod server;
+pub mod tree;
 
 use std::time::{Duration, Instant};
 
 pub use mount::{Mount, MountBuilder};
-pub use server::TestServer;
+pub use server::{Kind, TestServer};
 
 /// How long a test waits for something that should happen at once. Generous: machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,6 +27,27 @@ macro_rules! fuse_or_skip {
     };
 }
 
+/// Makes two tests of each promise, a function of a [`Kind`]: one for a server with all
+/// extensions, one for the original protocol.
+#[macro_export]
+macro_rules! on_both_servers {
+    ($($promise:ident,)*) => {$(
+        mod $promise {
+            #[test]
+            fn with_all_extensions() {
+                $crate::fuse_or_skip!();
+                super::$promise($crate::support::Kind::Extended);
+            }
+
+            #[test]
+            fn with_the_original_protocol() {
+                $crate::fuse_or_skip!();
+                super::$promise($crate::support::Kind::Original);
+            }
+        }
+    )*};
+}
+
 /// Waits until `look` gives a value; panics after [`PATIENCE`] with `what`.
 #[track_caller]
 pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
@@ -30,11 +56,7 @@ pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
 
 /// Waits until `look` gives a value; panics after `patience` with `what`.
 #[track_caller]
-pub fn wait_within<T>(
-    patience: Duration,
-    what: &str,
-    mut look: impl FnMut() -> Option<T>,
-) -> T {
+pub fn wait_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(value) = look() {
@@ -66,10 +88,8 @@ pub fn shell(folder: &std::path::Path, script: &str) -> String {
 
 /// A generator whose seed is printed, so that a failing run can be repeated with `SEED=…`.
 pub fn seed() -> u64 {
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(rand::random);
+    let seed =
+        std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
     eprintln!("SEED={seed}");
     seed
 }

@@ -17,6 +17,30 @@ pub const TOKEN: &str = "test-token";
 /// The workspace that tests use.
 pub const WORKSPACE: &str = "ws";
 
+/// Which servers a promise is kept with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One with all extensions.
+    Extended,
+    /// One with the original protocol only.
+    Original,
+}
+
+impl Kind {
+    /// A server of this kind, to be started.
+    pub fn server(self) -> TestServerBuilder {
+        match self {
+            Self::Extended => TestServer::builder(),
+            Self::Original => TestServer::builder().original(),
+        }
+    }
+
+    /// Whether it has the extensions.
+    pub fn is_extended(self) -> bool {
+        self == Self::Extended
+    }
+}
+
 /// A server; stopped when dropped.
 pub struct TestServer {
     runtime: tokio::runtime::Runtime,
@@ -143,6 +167,11 @@ impl TestServer {
         self.start();
     }
 
+    /// The folder it keeps everything in.
+    pub fn storage(&self) -> &std::path::Path {
+        self.storage.path()
+    }
+
     /// What to mount.
     pub fn source(&self) -> String {
         format!("http://{}/{WORKSPACE}", self.addr)
@@ -221,6 +250,47 @@ impl TestServer {
         let (status, reply) =
             self.request(Method::DELETE, &route, &[("If-Match", &revision)], None);
         assert_eq!(status, 202, "{}", String::from_utf8_lossy(&reply));
+    }
+
+    /// Has `act` done at a server that mounts cannot reach: the same storage behind another port.
+    /// Nothing may be running.
+    pub fn out_of_reach<T>(&mut self, act: impl FnOnce(&Self) -> T) -> T {
+        let known = std::mem::replace(&mut self.addr, SocketAddr::from(([127, 0, 0, 1], 0)));
+        self.start();
+        let result = act(self);
+        self.stop();
+        self.addr = known;
+        result
+    }
+
+    /// Every event of the workspace, oldest first: type, path and revision.
+    pub fn events(&self) -> Vec<(String, String, String)> {
+        let mut events = Vec::new();
+        let mut after = "evt_0".to_owned();
+        loop {
+            let route = format!("/fs/events?cursor={after}&limit=1000");
+            let (status, body) = self.request(Method::GET, &route, &[], None);
+            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+            let page: Value = serde_json::from_slice(&body).unwrap();
+            let page = page["events"].as_array().unwrap();
+            let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
+            for event in page {
+                events.push((text(event, "type"), text(event, "path"), text(event, "revision")));
+                after = text(event, "eventId");
+            }
+            if page.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    /// The entry of a path in the listing.
+    pub fn listed(&self, path: &str) -> Option<Value> {
+        let (status, body) = self.request(Method::GET, "/fs/tree?depth=100", &[], None);
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+        let page: Value = serde_json::from_slice(&body).unwrap();
+        let mut entries = page["entries"].as_array().unwrap().iter();
+        entries.find(|entry| entry["path"] == path).cloned()
     }
 
     /// Every file with its bytes.
