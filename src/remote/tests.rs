@@ -103,7 +103,7 @@ async fn preconditions_are_kept_by_every_way_of_writing() {
 #[tokio::test]
 async fn a_name_that_bulk_would_trim_is_put_whole() {
     on_both(async |_, remote| {
-        let entry = put_entry("/sp ", b"x");
+        let entry = BulkEntry { identity: "sp".into(), ..put_entry("/sp ", b"x") };
         let outcome = remote.bulk(std::slice::from_ref(&entry)).await.unwrap().remove(0);
         let unsupported =
             matches!(&outcome, Outcome::Refused { code, .. } if code == "unsupported");
