@@ -224,6 +224,11 @@ fn parse_source(text: &str, insecure_http: bool) -> Result<Source, Report> {
         })?;
         return Ok(Source::Folder(folder));
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(usage("the source holds a user name or password")
+            .why("addresses end up in logs and process lists")
+            .fix("put the token into a file and name it with --token-file"));
+    }
     check_url(&url, insecure_http)
         .map_err(|why| usage(format!("`{text}` cannot be used as a source")).why(why).fix(shape))?;
     let mut segments: Vec<String> = url
@@ -234,11 +239,6 @@ fn parse_source(text: &str, insecure_http: bool) -> Result<Source, Report> {
         Some(workspace) if segments.is_empty() => workspace,
         _ => return Err(usage(format!("`{text}` does not name one workspace")).fix(shape)),
     };
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(usage("the source holds a user name or password")
-            .why("addresses end up in logs and process lists")
-            .fix("put the token into a file and name it with --token-file"));
-    }
     let mut base = url;
     base.set_path("/");
     base.set_query(None);

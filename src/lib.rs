@@ -5,6 +5,11 @@
 pub mod daemon;
 pub mod serve;
 
+pub mod args;
+pub mod config;
+pub mod report;
+pub mod telemetry;
+
 pub mod control;
 pub mod fuse;
 pub mod watch;
@@ -17,11 +22,6 @@ pub mod content;
 pub mod namespace;
 pub mod remote;
 pub mod store;
-
-pub mod args;
-pub mod config;
-pub mod report;
-pub mod telemetry;
 
 pub mod clock;
 pub mod digest;

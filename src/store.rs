@@ -87,6 +87,11 @@ impl Store {
         }
         connection.execute_batch(rows::SCHEMA)?;
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        // The log was created by that write; its name must survive power loss as its content does.
+        if let Some(folder) = path.parent() {
+            let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| StoreError::Failed(format!("{}: {error}", folder.display())))?;
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let reader = Connection::open_with_flags(path, flags)?;
         let writer = Writer::start(connection, path)?;

@@ -225,7 +225,7 @@ impl Core {
             tracing::error!(ino = node.ino.0, name = %node.name, "node without folder set aside");
         }
         let mut outbox = Outbox::default();
-        outbox.restore(loaded.records, now.mono);
+        outbox.restore(loaded.records, now.mono, &mut changes.rows);
         let core = Self {
             tree,
             outbox,

@@ -143,7 +143,7 @@ impl Shared {
         match reply {
             Ok(value) => {
                 if self.core().link.is_down() {
-                    self.step(|core, _, _| core.link.reached());
+                    self.step(|core, _, _| core.link.heard_from());
                     self.nudge.notify_one();
                 }
                 Ok(value)

@@ -10,11 +10,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
+use super::outbox::Lane;
 use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::WsPath;
 use crate::record::{Op, RecordBase, RecordState};
 use crate::remote::{EventChange, Metadata, RemoteEntry, RemoteFile, Size, Skipped};
-use crate::revision::Base;
+use crate::revision::{Base, Revision};
 use crate::store::Row;
 
 /// Where news about a path come from.
@@ -96,7 +97,12 @@ impl Core {
                 if echo {
                     lane.heard.clone_from(&file.revision);
                 }
-                echo
+                // The change before ours, whose reply came before its event, is no news either.
+                let is_base = match (record_base(lane), &file.revision) {
+                    (Some(base), Some(theirs)) => theirs == base || theirs.is_older_than(base),
+                    _ => false,
+                };
+                echo || is_base
             });
             if !echo {
                 self.note_recheck(path, changes);
@@ -154,8 +160,13 @@ impl Core {
     ) -> Inbound {
         if self.is_pending(path) {
             let own = self.outbox.lane(path).is_some_and(|lane| {
-                lane.current.record.op == Op::Delete
-                    && lane.current.record.state == RecordState::Flight
+                let record = &lane.current.record;
+                let removes = record.op == Op::Delete && record.state == RecordState::Flight;
+                // A file that was removed and is created again: its removal is what ours builds on.
+                let builds_on = record.base == RecordBase::Known(Base::Absent)
+                    && record.state == RecordState::Waiting
+                    && record.sent.is_empty();
+                removes || builds_on
             });
             if !own {
                 self.note_recheck(path, changes);
@@ -326,6 +337,19 @@ impl Core {
         }
     }
 
+    /// The remote lost this file: what is here of it is recorded as new.
+    pub fn offer_again(&mut self, path: &WsPath, now: Now, changes: &mut Changes) {
+        let Some(ino) = self.file_at(path) else { return };
+        let Some(node) = self.tree.get_mut(ino) else { return };
+        // Bytes that only the remote had are gone with it; the name stays and says so when read.
+        if node.body().is_none_or(|body| body.content == Content::Remote) {
+            return;
+        }
+        node.synced = None;
+        self.put_node(ino, changes);
+        self.record_node(ino, path, Op::Put, None, now, changes);
+    }
+
     /// Freezes removals from and at the remote until a person looked, or ends that.
     pub fn suspect_reset(&mut self, why: Option<String>, changes: &mut Changes) {
         if let Some(why) = &why {
@@ -487,6 +511,14 @@ impl Core {
             };
         }
         Some(at)
+    }
+}
+
+/// The revision that the current record of a lane was made against.
+fn record_base(lane: &Lane) -> Option<&Revision> {
+    match lane.current.record.known_base()? {
+        Base::Revision(revision) => Some(revision),
+        Base::Absent | Base::Date(_) => None,
     }
 }
 

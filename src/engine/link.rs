@@ -146,6 +146,15 @@ impl Link {
         news
     }
 
+    /// The server was heard from otherwise: a read, the change stream. That ends what only a lost
+    /// way explains; whether it takes changes again, only sending one can tell.
+    pub fn heard_from(&mut self) {
+        match &self.way {
+            Way::Down { cause: Cause::Busy, .. } => {}
+            Way::Unknown | Way::Online | Way::Down { .. } => self.way = Way::Online,
+        }
+    }
+
     /// A request failed in a way that concerns the link. `jitter` is uniform in 0..1. Returns
     /// whether the way was not down before.
     pub fn failed(
@@ -287,6 +296,19 @@ mod tests {
             assert!(!link.may_send(T0 + Duration::from_secs(60)), "{why:?}");
         }
         link.wake(Wake::Person, T0);
+        assert!(link.may_send(T0));
+    }
+
+    #[test]
+    fn a_server_that_can_be_read_is_not_yet_one_that_takes_changes() {
+        let mut link = Link::new(None);
+        let busy = RemoteError::Busy { status: 503, message: String::new(), retry_after: None };
+        fail(&mut link, &busy, T0);
+        link.heard_from();
+        assert!(!link.may_send(T0));
+        let mut link = Link::new(None);
+        fail(&mut link, &lost(), T0);
+        link.heard_from();
         assert!(link.may_send(T0));
     }
 

@@ -26,6 +26,15 @@ const CONFIRMATIONS: usize = 8;
 /// A listing may miss this many files, or up to half of them, before it counts as a reset.
 const MISSING_MIN: usize = 10;
 
+/// What a file leads to that the server has no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It is looked at by itself, and then it is gone here too; too many at once are a reset.
+    Confirm,
+    /// A person looked at a suspected reset and said go on: what is here is offered again.
+    OfferAgain,
+}
+
 impl Shared {
     /// Brings the tree up to date. `tail` is the newest event id noted before.
     ///
@@ -34,6 +43,7 @@ impl Shared {
     pub(super) async fn list_all(
         self: &Arc<Self>,
         tail: Option<EventId>,
+        policy: Missing,
     ) -> Result<(), RemoteError> {
         let known_before = self.core().synced_files();
         let mut seen = HashSet::new();
@@ -43,7 +53,7 @@ impl Shared {
         let result = self.list_pages(first, known_before, &mut seen).await;
         self.step(|core, _, _| core.bootstrap = None);
         result?;
-        self.look_at_missing(known_before, &seen).await?;
+        self.look_at_missing(known_before, &seen, policy).await?;
         self.step(|core, _, changes| {
             core.listed = true;
             changes.rows.push(crate::store::Row::SetMeta("listed", Some("1".to_owned())));
@@ -99,11 +109,21 @@ impl Shared {
         self: &Arc<Self>,
         known_before: usize,
         seen: &HashSet<Ino>,
+        policy: Missing,
     ) -> Result<(), RemoteError> {
         let (missing, folders) = {
             let core = self.core();
             (core.unseen(seen), core.unseen_folders(seen))
         };
+        if policy == Missing::OfferAgain {
+            self.step(|core, now, changes| {
+                for path in &missing {
+                    core.offer_again(path, now, changes);
+                }
+            });
+            self.nudge.notify_one();
+            return Ok(());
+        }
         if missing.len() > MISSING_MIN && missing.len() * 2 > known_before {
             let why =
                 format!("the server lists {} of {known_before} known files no more", missing.len());

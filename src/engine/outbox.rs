@@ -107,8 +107,8 @@ pub struct Outbox {
 
 impl Outbox {
     /// Lays persisted records into lanes. Records that were in flight when the process ended are
-    /// sent again: preconditions and identities make that harmless.
-    pub fn restore(&mut self, records: Vec<Record>, now: Duration) {
+    /// sent again, with what followed them: preconditions and identities make that harmless.
+    pub fn restore(&mut self, records: Vec<Record>, now: Duration, rows: &mut Vec<Row>) {
         for mut record in records {
             if record.state == RecordState::Flight {
                 record.state = RecordState::Waiting;
@@ -120,6 +120,15 @@ impl Outbox {
                 Some(lane) => lane.next = Some(slot),
                 None => self.enter(path, slot),
             }
+        }
+        let followed: Vec<WsPath> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.next.is_some())
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in followed {
+            self.fold(&path, rows);
         }
     }
 
@@ -211,7 +220,9 @@ impl Outbox {
             return;
         };
         let current = &lane.current.record;
-        if current.state == RecordState::Flight || !coalesces(current.op, change.op) {
+        // What follows is newer than what is current: a change joins the newest.
+        let joins_next = lane.next.is_some() || current.state == RecordState::Flight;
+        if joins_next || !coalesces(current.op, change.op) {
             lane.next = match lane.next.take() {
                 None => Some(new_slot(change, RecordBaseFrom::Before, stamp)),
                 Some(next) if !coalesces(next.record.op, change.op) => {
@@ -227,21 +238,9 @@ impl Outbox {
             self.put_back(path, lane);
             return;
         }
-        let Lane { current, next, .. } = lane;
-        match (coalesce(current, &change, stamp, rows), next) {
-            (Some(slot), next) => {
-                rows.push(Row::PutRecord(Box::new(slot.record.clone())));
-                self.put_back(path, Lane { current: slot, next, heard: None });
-            }
-            (None, Some(mut next)) => {
-                // What came before left nothing at the remote.
-                if next.record.base == RecordBase::Follows {
-                    next.record.base = RecordBase::Known(Base::Absent);
-                }
-                rows.push(Row::PutRecord(Box::new(next.record.clone())));
-                self.put_back(path, Lane { current: next, next: None, heard: None });
-            }
-            (None, None) => {}
+        if let Some(slot) = coalesce(lane.current, &change, stamp, rows) {
+            rows.push(Row::PutRecord(Box::new(slot.record.clone())));
+            self.put_back(path, Lane { current: slot, next: None, heard: None });
         }
     }
 

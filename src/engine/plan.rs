@@ -331,8 +331,10 @@ impl Core {
             (Op::Put, Some(Kind::File(body))) => match (record.blob, body.content) {
                 (Some(blob), _) => ItemSource::Blob(blob),
                 (None, Content::File(file)) => ItemSource::File(file),
+                // A renamed file whose bytes were fetched since.
+                (None, Content::Blob(blob)) => ItemSource::Blob(blob),
                 (None, Content::Remote) => ItemSource::Remote(node.map(|node| node.ino)?),
-                (None, Content::Empty | Content::Blob(_)) => ItemSource::Nothing,
+                (None, Content::Empty) => ItemSource::Nothing,
             },
             _ => ItemSource::Nothing,
         };

@@ -371,7 +371,7 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) -> Option<Record> {
-        self.link.reached();
+        self.link.heard_from();
         let record = self.current(path, seq)?.clone();
         let ours = record.sent.last();
         match settle(&record, ours, theirs) {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::core::{Core, Stream};
 use super::link::{Cause, Pause, Wake, Way};
+use super::listing::Missing;
 use super::plan::Task;
 use super::shared::{Notice, NoticeKind, Shared};
 use crate::path::WsPath;
@@ -113,7 +114,7 @@ struct Waiter {
 enum Finished {
     Tasks(Vec<Task>),
     Probed(Result<Capabilities, RemoteError>),
-    Listed(Option<EventId>, Result<(), RemoteError>),
+    Listed(Option<EventId>, Missing, Result<(), RemoteError>),
     Reachable(bool),
     Sealed,
 }
@@ -142,7 +143,7 @@ enum Listing {
     /// Up to date as far as the feed goes.
     Idle,
     /// To be listed, not before then.
-    Wanted(Option<EventId>, Duration),
+    Wanted(Option<EventId>, Missing, Duration),
     /// Under way.
     Running,
 }
@@ -228,13 +229,13 @@ impl Runner {
             deadlines.push(Some(now.mono + left.min(Duration::from_secs(60))));
         }
         self.watch_link(&way, now.mono, &mut deadlines);
-        if let Listing::Wanted(tail, at) = self.listing.clone() {
+        if let Listing::Wanted(tail, missing, at) = self.listing.clone() {
             if now.mono >= at && self.shared.core().capabilities.is_some() {
                 self.listing = Listing::Running;
                 let shared = Arc::clone(&self.shared);
                 self.tasks.spawn(async move {
-                    let result = shared.list_all(tail.clone()).await;
-                    Finished::Listed(tail, result)
+                    let result = shared.list_all(tail.clone(), missing).await;
+                    Finished::Listed(tail, missing, result)
                 });
             } else {
                 deadlines.push(Some(at.max(now.mono + Duration::from_millis(50))));
@@ -354,6 +355,7 @@ impl Runner {
                     core.probing = false;
                     match &result {
                         Ok(capabilities) => {
+                            // Asked when it was due: nothing is waiting that could tell more.
                             core.link.reached();
                             core.set_capabilities(*capabilities, changes);
                         }
@@ -369,11 +371,11 @@ impl Runner {
                     self.shared.remote.set_capabilities(capabilities);
                 }
             }
-            Finished::Listed(_, Ok(())) => {
+            Finished::Listed(_, _, Ok(())) => {
                 tracing::info!(entries = self.shared.core().tree.len(), "tree is up to date");
                 self.listing = Listing::Idle;
             }
-            Finished::Listed(tail, Err(error)) => {
+            Finished::Listed(tail, missing, Err(error)) => {
                 tracing::warn!(%error, "listing failed, trying again");
                 let retry = self.shared.step(|core, now, _| {
                     let jitter = core.jitter();
@@ -381,13 +383,13 @@ impl Runner {
                     core.note_error("LISTING", &error.to_string(), now.wall);
                     core.link.next_try().unwrap_or(now.mono + Duration::from_secs(1))
                 });
-                self.listing = Listing::Wanted(tail, retry);
+                self.listing = Listing::Wanted(tail, missing, retry);
             }
             Finished::Reachable(yes) => {
                 self.reaching = false;
                 if yes {
                     self.shared.step(|core, now, _| core.link.wake(Wake::Connection, now.mono));
-                    if let Listing::Wanted(_, at) = &mut self.listing {
+                    if let Listing::Wanted(.., at) = &mut self.listing {
                         *at = Duration::ZERO;
                     }
                     self.feed_wake.notify_one();
@@ -409,7 +411,7 @@ impl Runner {
                 };
                 self.shared.step(|core, _, _| {
                     core.stream = stream;
-                    core.link.reached();
+                    core.link.heard_from();
                 });
             }
             FeedItem::Down { reason } => {
@@ -417,14 +419,16 @@ impl Runner {
                 self.shared.step(|core, _, _| core.stream = Stream::Down(reason));
             }
             FeedItem::Event(event) => self.event(event),
-            FeedItem::Gap { tail } => self.listing = Listing::Wanted(tail, Duration::ZERO),
+            FeedItem::Gap { tail } => {
+                self.listing = Listing::Wanted(tail, Missing::Confirm, Duration::ZERO);
+            }
             FeedItem::Reset { tail } => {
                 self.shared.step(|core, _, changes| {
                     let why = "the server's history went back".to_owned();
                     core.suspect_reset(Some(why), changes);
                     core.distrust_revisions(changes);
                 });
-                self.listing = Listing::Wanted(tail, Duration::ZERO);
+                self.listing = Listing::Wanted(tail, Missing::Confirm, Duration::ZERO);
             }
         }
     }
@@ -467,7 +471,7 @@ impl Runner {
                 });
                 if resumed.reset.is_some() {
                     let tail = self.shared.core().cursor.clone().map(|cursor| cursor.id);
-                    self.listing = Listing::Wanted(tail, Duration::ZERO);
+                    self.listing = Listing::Wanted(tail, Missing::OfferAgain, Duration::ZERO);
                 }
                 self.feed_wake.notify_one();
                 self.notice_link("resumed", None);
@@ -486,7 +490,7 @@ impl Runner {
                     core.link.wake(Wake::Credential, now.mono);
                     core.unpark(|code| code == "forbidden", changes);
                 });
-                if let Listing::Wanted(_, at) = &mut self.listing {
+                if let Listing::Wanted(.., at) = &mut self.listing {
                     *at = Duration::ZERO;
                 }
                 self.feed_wake.notify_one();

@@ -102,7 +102,11 @@ impl Fs {
     pub fn read(&self, handle: u64, offset: u64, len: usize, reply: Reply<Bytes>) {
         match self.handle(handle) {
             Ok(handle) => {
-                self.with_bytes(handle.file, move |_, _, state| Ok(state.read(offset, len)?), reply);
+                self.with_bytes(
+                    handle.file,
+                    move |_, _, state| Ok(state.read(offset, len)?),
+                    reply,
+                );
             }
             Err(error) => reply(Err(error)),
         }

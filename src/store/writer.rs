@@ -21,6 +21,9 @@ use super::{Done, Row, StoreError};
 /// (`docs/semantics.md`, section 1).
 const BACKGROUND_SYNC: Duration = Duration::from_millis(500);
 
+/// How long rows wait that could not be committed, e.g. because the disk was full.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Log size from which a checkpoint runs even while commits keep coming; bytes.
 const LOG_BYTES_MAX: u64 = 64 << 20;
 
@@ -148,7 +151,16 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
             let mut queue = lock(&shared.queue);
             while queue.rows.is_empty() && queue.done.is_empty() && !queue.checkpoint && !queue.stop
             {
-                queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                if rows.is_empty() {
+                    queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+                let waited = shared.work.wait_timeout(queue, RETRY);
+                let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                queue = guard;
+                if timeout.timed_out() {
+                    break;
+                }
             }
             rows.append(&mut queue.rows);
             let done = std::mem::take(&mut queue.done);
