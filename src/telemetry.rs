@@ -18,11 +18,14 @@ pub fn start(filter: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// A bare level is meant for mountd; libraries that log requests and headers stay at `warn`.
+/// A bare level is meant for mountd; libraries that log requests and headers stay at `warn`, and
+/// fuser, which warns of every call that is left to the kernel's own way, at `error`.
 fn quieted(filter: &str) -> String {
     match filter {
-        "debug" | "trace" => format!("warn,mountd={filter},workspaced={filter}"),
-        "info" => "warn,mountd=info,workspaced=info".to_owned(),
+        "info" | "debug" | "trace" => {
+            format!("warn,fuser=error,mountd={filter},workspaced={filter}")
+        }
+        "warn" => "warn,fuser=error".to_owned(),
         other => other.to_owned(),
     }
 }
