@@ -41,7 +41,7 @@ async fn peer(reply: String, stay: bool) -> SocketAddr {
 
 fn remote_at(address: SocketAddr) -> HttpRemote {
     let mut config = config(address, Credential::new(Some(TOKEN.into())));
-    config.request_timeout = Duration::from_millis(200);
+    config.request_timeout = Duration::from_secs(2);
     config.response_bytes_max = 4096;
     HttpRemote::new(config).unwrap()
 }
