@@ -214,8 +214,10 @@ impl Core {
         let reserved = meta("ids").and_then(|ids| ids.parse().ok()).unwrap_or(0).max(highest);
         let pause: Option<Pause> = meta("pause").and_then(|json| serde_json::from_str(json).ok());
         let cursor = meta("cursor").and_then(|json| serde_json::from_str(json).ok());
-        let capabilities = meta("capabilities").and_then(|json| serde_json::from_str(json).ok());
-        let body_bytes = meta("body_bytes").and_then(|text| text.parse().ok());
+        let capabilities: Option<Capabilities> =
+            meta("capabilities").and_then(|json| serde_json::from_str(json).ok());
+        let body_bytes: Option<u64> = meta("body_bytes").and_then(|text| text.parse().ok());
+        let announced = capabilities.as_ref().and_then(announced_body_bytes);
         let reset_suspected = meta("reset").map(str::to_owned);
         let listed = meta("listed").is_some();
         let rules_text = meta("ignore").unwrap_or_default().to_owned();
@@ -231,7 +233,11 @@ impl Core {
             outbox,
             link: Link::new(pause),
             capabilities,
-            body_bytes: body_bytes.unwrap_or(settings.body_bytes_start),
+            body_bytes: body_bytes
+                .into_iter()
+                .chain(announced)
+                .min()
+                .unwrap_or(settings.body_bytes_start),
             recheck: loaded.recheck.into_iter().collect(),
             rules,
             rules_text,
@@ -410,8 +416,8 @@ impl Core {
         self.capabilities = Some(capabilities);
         let json = serde_json::to_string(&capabilities).ok();
         changes.rows.push(Row::SetMeta("capabilities", json));
-        if let Some(bytes) = capabilities.body_bytes_max {
-            self.body_bytes = bytes.saturating_sub(16 << 10).max(4096);
+        if let Some(bytes) = announced_body_bytes(&capabilities) {
+            self.body_bytes = bytes;
         }
         let void: Vec<WsPath> = self
             .outbox
@@ -467,4 +473,9 @@ impl Core {
     pub fn note_error(&mut self, code: &str, message: &str, at: Timestamp) {
         self.stats.last_error = Some((code.to_owned(), message.to_owned(), at));
     }
+}
+
+/// The largest body that the server says it takes, with room for the envelope.
+fn announced_body_bytes(capabilities: &Capabilities) -> Option<u64> {
+    Some(capabilities.body_bytes_max?.saturating_sub(16 << 10).max(4096))
 }
