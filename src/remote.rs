@@ -89,6 +89,16 @@ pub enum Size {
     AtMost(u64),
 }
 
+impl Size {
+    /// The most bytes it can be.
+    #[must_use]
+    pub fn most(self) -> u64 {
+        match self {
+            Self::Exact(bytes) | Self::AtMost(bytes) => bytes,
+        }
+    }
+}
+
 /// One file as the remote has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteFile {

@@ -74,21 +74,38 @@ impl Shared {
                 Some(_) => {}
             }
         }
+        let Some((file, id)) = self.fetch_to_disk(&path).await? else {
+            return Err(self.vanished(&path));
+        };
+        self.take_file(ino, &path, &file, id);
+        Ok(())
+    }
+
+    /// Fetches a file into a working file of its own.
+    async fn fetch_to_disk(
+        &self,
+        path: &WsPath,
+    ) -> Result<Option<(RemoteFile, FileId)>, FetchError> {
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
         let target = self.contents.fetch_path(id);
-        let fetched = self.remote.fetch_to(&path, &target).await;
-        let Some(file) = self.heard(fetched)? else { return Err(self.vanished(&path)) };
+        let fetched = self.remote.fetch_to(path, &target).await;
+        let Some(mut file) = self.heard(fetched)? else { return Ok(None) };
         let disk = |error: std::io::Error| FetchError::Disk(error.to_string());
-        let size = tokio::fs::metadata(&target).await.map_err(disk)?.len();
+        file.size = Size::Exact(tokio::fs::metadata(&target).await.map_err(disk)?.len());
         tokio::fs::rename(&target, self.contents.file_path(id)).await.map_err(disk)?;
+        Ok(Some((file, id)))
+    }
+
+    /// Makes a working file that was fetched the node's content, if it still lacks one.
+    fn take_file(&self, ino: Ino, path: &WsPath, file: &RemoteFile, id: FileId) {
         let taken = self.contents.open.with(ino, |state| {
             let taken = self.step(|core, _, changes| {
                 let still = core.tree.get(ino).and_then(|node| node.body());
                 if still.is_none_or(|body| body.content != Content::Remote) {
                     return false;
                 }
-                note_version(core, ino, &path, &file, changes);
-                core.adopt_fetched(ino, Content::File(id), size, changes);
+                note_version(core, ino, path, file, changes);
+                core.adopt_fetched(ino, Content::File(id), file.size.most(), changes);
                 true
             });
             if taken && matches!(state.body, Body::Shared(_)) {
@@ -99,7 +116,6 @@ impl Shared {
         if !taken {
             self.contents.discard(vec![id]);
         }
-        Ok(())
     }
 
     fn take_fetched(&self, ino: Ino, path: &WsPath, file: &RemoteFile) -> Result<(), FetchError> {
@@ -170,8 +186,7 @@ impl Shared {
 
     /// Reads a path's remote state and applies it.
     pub(super) async fn recheck(self: &Arc<Self>, path: WsPath) -> Vec<Task> {
-        let reply = self.remote.fetch(&path, MEMORY_FETCH_MAX).await;
-        let reply = self.heard(reply);
+        let (reply, on_disk) = self.read_with_size(&path).await;
         let ino = self.core().file_at(&path);
         let apply = |quiet: bool| {
             self.step(|core, now, changes| {
@@ -185,8 +200,43 @@ impl Shared {
                 }
             })
         };
-        self.apply_quietly(ino, apply);
+        let applied = self.apply_quietly(ino, apply);
+        if let (Some(id), Ok(Some(file))) = (on_disk, &reply) {
+            match self.core().file_at(&path).filter(|_| applied == Inbound::Applied) {
+                Some(ino) => self.take_file(ino, &path, file, id),
+                None => self.contents.discard(vec![id]),
+            }
+        }
+        if applied == Inbound::Applied {
+            self.rules_may_have_arrived(&path);
+        }
         Vec::new()
+    }
+
+    /// One path's remote state, with its bytes or at least their number. Where the server tells
+    /// the number only by the bytes, they are left in a working file.
+    async fn read_with_size(
+        &self,
+        path: &WsPath,
+    ) -> (Result<Option<RemoteFile>, FetchError>, Option<FileId>) {
+        let reply = self.heard(self.remote.fetch(path, MEMORY_FETCH_MAX).await);
+        match reply {
+            Ok(Some(file)) if file.body.is_none() && matches!(file.size, Size::AtMost(_)) => {
+                match self.fetch_to_disk(path).await {
+                    Ok(Some((file, id))) => (Ok(Some(file)), Some(id)),
+                    Ok(None) => (Ok(None), None),
+                    Err(error) => (Err(error), None),
+                }
+            }
+            reply => (reply.map_err(FetchError::from), None),
+        }
+    }
+
+    /// The rules file is an ordinary file of the root; whoever changes it changes the rules.
+    fn rules_may_have_arrived(&self, path: &WsPath) {
+        if path.as_str().strip_prefix('/') == Some(crate::ignore_rules::RULES_NAME) {
+            self.reload_rules();
+        }
     }
 
     /// Applies an event under the lock of the file it concerns.
@@ -202,9 +252,7 @@ impl Shared {
             self.step(|core, now, changes| core.apply_event(change, quiet, now, changes))
         });
         if applied == Inbound::Applied {
-            if path.as_str().strip_prefix('/') == Some(crate::ignore_rules::RULES_NAME) {
-                self.reload_rules();
-            }
+            self.rules_may_have_arrived(path);
             let (action, revision) = match change {
                 EventChange::Stored(file) => ("write", file.revision.as_ref()),
                 EventChange::Deleted { revision, .. } => ("delete", revision.as_ref()),

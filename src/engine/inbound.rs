@@ -137,7 +137,7 @@ impl Core {
             return Inbound::Known;
         }
         let needs_swap = !same_bytes;
-        if needs_swap && !quiet {
+        if needs_swap && (!quiet || must_be_read(file)) {
             self.note_recheck(path, changes);
             return Inbound::Busy;
         }
@@ -428,6 +428,10 @@ impl Core {
         if self.rules.is_local_only(&file.path, false) {
             return Inbound::Known;
         }
+        if must_be_read(file) {
+            self.note_recheck(&file.path, changes);
+            return Inbound::Busy;
+        }
         let (Some(folder), Some(name)) = (file.path.parent(), file.path.name()) else {
             return Inbound::Skipped;
         };
@@ -520,6 +524,16 @@ fn record_base(lane: &Lane) -> Option<&Revision> {
         Base::Revision(revision) => Some(revision),
         Base::Absent | Base::Date(_) => None,
     }
+}
+
+/// Whether a file must be read before it can be shown. An event of the original protocol that came
+/// without the bytes says nothing about their number, and no `stat` may show a made-up one; the
+/// rules must be known before they are applied.
+fn must_be_read(file: &RemoteFile) -> bool {
+    let rules = file.path.as_str().strip_prefix('/') == Some(crate::ignore_rules::RULES_NAME);
+    let unsized_file = file.size == Size::AtMost(u64::MAX);
+    let here = file.body.is_some() || file.size == Size::Exact(0);
+    !here && (unsized_file || (rules && file.size.most() <= SMALL_MAX))
 }
 
 /// A file, or a symbolic link where the remote says so.

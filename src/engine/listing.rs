@@ -53,6 +53,8 @@ impl Shared {
         let result = self.list_pages(first, known_before, &mut seen).await;
         self.step(|core, _, _| core.bootstrap = None);
         result?;
+        // The rules came with the rest, if there are any.
+        self.reload_rules();
         self.look_at_missing(known_before, &seen, policy).await?;
         self.step(|core, _, changes| {
             core.listed = true;
