@@ -11,7 +11,8 @@ use crate::revision::Base;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Seq(pub u64);
 
-/// How many sent digests a record remembers.
+/// How many sent digests a record remembers: when so many sendings are of unknown fate, the remote
+/// is asked which of them arrived before there is another.
 pub const SENT_MAX: usize = 4;
 
 /// What a record asks the remote to do.

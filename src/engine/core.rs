@@ -197,6 +197,8 @@ pub struct Core {
     pub(super) singles_in_flight: usize,
     pub(super) rechecks_in_flight: BTreeSet<WsPath>,
     pub(super) probing: bool,
+    /// Contents that are being fetched because records wait for them, and when to try again.
+    pub(super) fetches_planned: BTreeMap<Ino, Duration>,
     /// Most files in a request, while it is being found out which one the server refuses.
     pub(super) batch_limit: Option<usize>,
     next_id: u64,
@@ -258,6 +260,7 @@ impl Core {
             singles_in_flight: 0,
             rechecks_in_flight: BTreeSet::new(),
             probing: false,
+            fetches_planned: BTreeMap::new(),
             batch_limit: None,
             next_id: reserved.max(ROOT.0) + 1,
             reserved_id: reserved,
@@ -453,20 +456,28 @@ impl Core {
         self.end_record(path, &base, Duration::ZERO, changes);
     }
 
-    /// Ends the current record of a path; frees its contents. Returns it with the revision last
-    /// heard while it was in flight.
+    /// Ends the current record of a path; frees its contents and returns it. What was heard while
+    /// it was in flight and is not what it led to is looked at again.
     pub(super) fn end_record(
         &mut self,
         path: &WsPath,
         leads_to: &crate::revision::Base,
         now: Duration,
         changes: &mut Changes,
-    ) -> Option<(Record, Option<Revision>)> {
+    ) -> Option<Record> {
         let ended = self.outbox.finish(path, leads_to, now, &mut changes.rows)?;
         for blob in ended.0.blobs() {
             self.release_blob(blob, ended.0.ino, changes);
         }
-        Some(ended)
+        // Somebody else's version may have come by while ours was under way.
+        let is_news = |heard: &Revision| match leads_to {
+            crate::revision::Base::Revision(ours) => heard != ours && !heard.is_older_than(ours),
+            crate::revision::Base::Absent | crate::revision::Base::Date(_) => true,
+        };
+        if ended.1.as_ref().is_some_and(is_news) {
+            self.note_recheck(path, changes);
+        }
+        Some(ended.0)
     }
 
     /// Remembers a failure for the status.

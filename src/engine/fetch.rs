@@ -51,6 +51,17 @@ impl Shared {
         result
     }
 
+    /// Fetches a content whose old name is to be stored anew.
+    pub(super) async fn fetch_for_others(self: &Arc<Self>, ino: Ino) {
+        match self.ensure_local(ino).await {
+            Ok(()) => {}
+            Err(FetchError::Gone) => {
+                self.step(|core, now, changes| core.content_lost(ino, now, changes));
+            }
+            Err(error) => tracing::debug!(ino = ino.0, %error, "fetch before overwriting"),
+        }
+    }
+
     /// The path to fetch a node's content from, while it is only at the remote.
     fn wanted(&self, ino: Ino) -> Option<(WsPath, u64)> {
         let core = self.core();

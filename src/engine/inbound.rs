@@ -89,22 +89,29 @@ impl Core {
         let path = &file.path;
         if self.is_pending(path) {
             let lane = self.outbox.lane_mut(path);
-            let echo = lane.is_some_and(|lane| {
+            let judged = lane.is_some_and(|lane| {
                 let record = &lane.current.record;
-                let echo = record.state == RecordState::Flight
-                    && (file.digest.is_some_and(|digest| record.sent.contains(&digest))
-                        || record.op == Op::Meta);
-                if echo {
-                    lane.heard.clone_from(&file.revision);
-                }
-                // The change before ours, whose reply came before its event, is no news either.
+                // The change before ours, whose reply came before its event, is no news.
                 let is_base = match (record_base(lane), &file.revision) {
                     (Some(base), Some(theirs)) => theirs == base || theirs.is_older_than(base),
                     _ => false,
                 };
-                echo || is_base
+                // Ours may be heard before its reply, which then tells whether the last thing heard
+                // was ours. A move sends no bytes that could be recognised.
+                let may_be_ours = record.state == RecordState::Flight
+                    && match record.op {
+                        Op::Put if !record.sent.is_empty() => {
+                            file.digest.is_some_and(|digest| record.sent.contains(&digest))
+                        }
+                        Op::Put | Op::Meta => file.revision.is_some(),
+                        Op::Delete | Op::MakeDir | Op::RemoveDir => false,
+                    };
+                if may_be_ours && !is_base {
+                    lane.heard.clone_from(&file.revision);
+                }
+                is_base || may_be_ours
             });
-            if !echo {
+            if !judged {
                 self.note_recheck(path, changes);
             }
             return Inbound::Busy;
@@ -385,6 +392,20 @@ impl Core {
             node.mtime = mtime;
         }
         self.put_node(ino, changes);
+    }
+
+    /// A file was renamed here before its bytes were fetched, and removed at the remote: nobody has
+    /// them any more. The name goes, as it would have gone without the rename.
+    pub fn content_lost(&mut self, ino: Ino, now: Now, changes: &mut Changes) {
+        self.fetches_planned.remove(&ino);
+        let Some(path) = self.tree.path_of(ino) else { return };
+        let Some(node) = self.tree.get(ino).filter(|node| node.origin.is_some()) else { return };
+        if node.body().is_none_or(|body| body.content != Content::Remote) {
+            return;
+        }
+        tracing::warn!(%path, "renamed here, removed there before its bytes were fetched");
+        self.end_record(&path, &Base::Absent, now.mono, changes);
+        self.take_out(ino, now, changes);
     }
 
     /// Puts the remote's bytes in the place of ours.

@@ -31,6 +31,8 @@ pub struct Slot {
     pub changed_at: Duration,
     /// It is not sent before this: the file is open and changed, or an attempt was postponed.
     pub held_until: Option<Duration>,
+    /// How often in a row it was refused although the remote is what it was made against.
+    pub refusals: u32,
 }
 
 /// What waits on one path.
@@ -40,8 +42,7 @@ pub struct Lane {
     pub current: Slot,
     /// A change that came while `current` could not take it up.
     pub next: Option<Slot>,
-    /// The last event heard about this path while `current` was in flight and that looked like
-    /// its echo.
+    /// The last event heard about this path while `current` was in flight: its echo, or news.
     pub heard: Option<Revision>,
 }
 
@@ -113,7 +114,7 @@ impl Outbox {
             if record.state == RecordState::Flight {
                 record.state = RecordState::Waiting;
             }
-            let slot = Slot { record, first_at: now, changed_at: now, held_until: None };
+            let slot = Slot { record, first_at: now, changed_at: now, held_until: None, refusals: 0 };
             self.count(&slot.record, true);
             let path = slot.record.path.clone();
             match self.lanes.get_mut(&path) {
@@ -310,6 +311,7 @@ impl Outbox {
             current.record.moved_to = next.record.moved_to.or(current.record.moved_to);
             current.changed_at = next.changed_at;
             current.held_until = next.held_until;
+            current.refusals = 0;
             rows.push(Row::PutRecord(Box::new(current.record.clone())));
         }
         self.put_back(path.clone(), lane);
@@ -417,7 +419,8 @@ fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Slot {
         sent: Vec::<Digest>::new(),
         last_error: None,
     };
-    Slot { record, first_at: stamp.now, changed_at: stamp.now, held_until: change.held_until }
+    let held_until = change.held_until;
+    Slot { record, first_at: stamp.now, changed_at: stamp.now, held_until, refusals: 0 }
 }
 
 /// Whether a newer change of kind `newer` can take the place of an unsent one of kind `older`.
@@ -461,6 +464,7 @@ fn coalesce(mut older: Slot, newer: &Change, stamp: Stamp, rows: &mut Vec<Row>) 
     record.state = RecordState::Waiting;
     older.changed_at = stamp.now;
     older.held_until = newer.held_until;
+    older.refusals = 0;
     Some(older)
 }
 

@@ -19,6 +19,9 @@ const SCAN_MAX: usize = 8192;
 /// Files from this size on travel by themselves where the server takes raw bodies.
 const RAW_FROM: u64 = 256 << 10;
 
+/// A content that others wait for is fetched at most once in this time.
+const FETCH_AGAIN: Duration = Duration::from_secs(1);
+
 /// Most requests with one file in flight.
 const SINGLES_MAX: usize = 8;
 
@@ -150,15 +153,9 @@ impl Core {
 
     /// Plans at most one bulk request and some single ones. Returns whether there may be more.
     fn round(&mut self, capabilities: Capabilities, now: Now, plan: &mut Plan) -> bool {
-        let Some(oldest) = self.outbox.waiting().map(|slot| slot.first_at).min_by_key(|at| *at)
-        else {
-            return false;
-        };
         let hurry = self.urgent || self.draining;
-        let settings = &self.settings;
-        let due_at =
-            (self.outbox.last_change_at() + settings.debounce).min(oldest + settings.max_delay);
-        let due = hurry || now.mono >= due_at;
+        // The oldest that is free to go; one that is held back must not hurry the others.
+        let mut oldest: Option<Duration> = None;
         let mut batch: Vec<(WsPath, u64)> = Vec::new();
         let mut batch_bytes = 0;
         let mut full = false;
@@ -171,16 +168,22 @@ impl Core {
             match self.hold_of(slot, now.mono) {
                 None => {}
                 Some(Hold::Open(until)) if !hurry => {
-                    wake_at = Some(wake_at.map_or(until, |at| at.min(until)));
+                    wake_at = earlier(wake_at, Some(until));
                     continue;
                 }
                 Some(Hold::Open(_)) => {}
                 Some(Hold::Needs(ino)) => {
-                    fetches.push(ino);
+                    match self.fetches_planned.get(&ino) {
+                        Some(again) if *again > now.mono => {
+                            wake_at = earlier(wake_at, Some(*again));
+                        }
+                        _ => fetches.push(ino),
+                    }
                     continue;
                 }
                 Some(Hold::After | Hold::Frozen) => continue,
             }
+            oldest = earlier(oldest, Some(slot.first_at));
             let record = &slot.record;
             if self.travels_alone(record, capabilities) {
                 if singles.len() < free_singles {
@@ -200,17 +203,20 @@ impl Core {
                 break;
             }
         }
-        if batch.is_empty() && singles.is_empty() && fetches.is_empty() {
-            // Everything is held; when the first hold ends is when to look again.
-            plan.deadline = earlier(plan.deadline, wake_at);
-            return false;
+        // What is held is looked at again when the first hold ends.
+        plan.deadline = earlier(plan.deadline, wake_at);
+        for ino in fetches {
+            self.fetches_planned.insert(ino, now.mono + FETCH_AGAIN);
+            plan.tasks.push(Task::Fetch(ino));
         }
-        if !due && !full {
+        let Some(oldest) = oldest else { return false };
+        let settings = &self.settings;
+        let due_at =
+            (self.outbox.last_change_at() + settings.debounce).min(oldest + settings.max_delay);
+        if !hurry && !full && now.mono < due_at {
             plan.deadline = earlier(plan.deadline, Some(due_at));
             return false;
         }
-        plan.deadline = earlier(plan.deadline, wake_at);
-        plan.tasks.extend(fetches.into_iter().map(Task::Fetch));
         for path in singles {
             if let Some(item) = self.hand_out(&path, capabilities) {
                 self.singles_in_flight += 1;

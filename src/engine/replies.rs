@@ -170,21 +170,16 @@ impl Core {
             Op::Put | Op::Meta | Op::MakeDir => {
                 let ended = self.adopt_accepted(item, digest, revision.cloned());
                 let leads_to = if item.op == Op::MakeDir { Base::Absent } else { base };
-                let heard = self.end_record(&item.path, &leads_to, now.mono, changes);
+                let record = self.end_record(&item.path, &leads_to, now.mono, changes);
                 if let Some(ino) = ended {
                     self.put_node(ino, changes);
                 }
-                let Some((record, heard)) = heard else { return };
-                // Somebody else's version came by while ours was under way.
-                let other = heard.is_some_and(|heard| {
-                    Some(&heard) != revision
-                        && !revision.is_some_and(|ours| heard.is_older_than(ours))
-                });
+                let Some(record) = record else { return };
                 // Without a revision the next change must recognise these bytes as ours.
                 if let (None, Some(digest)) = (revision, digest) {
                     self.outbox.mark(&item.path, |slot| slot.record.note_sent(digest));
                 }
-                if other || (revision.is_none() && record.op == Op::Put) {
+                if revision.is_none() && record.op == Op::Put {
                     self.note_recheck(&item.path, changes);
                 }
             }

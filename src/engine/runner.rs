@@ -332,9 +332,7 @@ impl Runner {
                 self.tasks.spawn(async move { Finished::Tasks(shared.recheck(path).await) })
             }
             Task::Fetch(ino) => self.tasks.spawn(async move {
-                if let Err(error) = shared.ensure_local(ino).await {
-                    tracing::debug!(ino = ino.0, %error, "fetch before overwriting");
-                }
+                shared.fetch_for_others(ino).await;
                 Finished::Tasks(Vec::new())
             }),
             Task::Probe => self

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::core::Changes;
+use super::fetch::FetchError;
 use super::plan::{Item, ItemSource, Task};
 use super::replies::Answer;
 use super::shared::{Notice, NoticeKind, Shared};
@@ -196,7 +197,11 @@ impl Shared {
         let ItemSource::Remote(ino) = item.source else { return Ok(item.source.clone()) };
         match self.ensure_local(ino).await {
             Ok(()) => {}
-            Err(super::fetch::FetchError::Remote(error)) => return Err(Unready::Link(error)),
+            Err(FetchError::Remote(error)) => return Err(Unready::Link(error)),
+            Err(FetchError::Gone) => {
+                self.step(|core, now, changes| core.content_lost(ino, now, changes));
+                return Err(Unready::Later("its bytes are gone from the server".to_owned()));
+            }
             Err(error) => return Err(Unready::Later(error.to_string())),
         }
         let core = self.core();

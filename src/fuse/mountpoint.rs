@@ -125,9 +125,8 @@ pub fn prepare(path: &Path) -> Result<(), MountpointError> {
     for _ in 0..8 {
         let all = mounts().map_err(unusable)?;
         let Some(top) = all.into_iter().rfind(|mount| mount.path == path) else { break };
-        let dead = fs::metadata(path).err().and_then(|error| error.raw_os_error());
         let ours = top.source.starts_with(SOURCE_PREFIX);
-        if !(ours && dead == Some(nix::libc::ENOTCONN)) {
+        if !(ours && is_dead(path)) {
             let path = path.to_owned();
             return Err(MountpointError::AlreadyMounted { path, source_name: top.source });
         }
@@ -148,6 +147,12 @@ pub fn prepare(path: &Path) -> Result<(), MountpointError> {
         return Err(MountpointError::NotEmpty(path.to_owned()));
     }
     Ok(())
+}
+
+/// Whether the daemon behind a FUSE mount is gone. Attributes may still come from the kernel's
+/// cache then; the figures of `statfs` never do.
+fn is_dead(path: &Path) -> bool {
+    matches!(nix::sys::statvfs::statvfs(path), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Unmounts; where somebody still uses it, it goes from the tree at once and from the kernel when
