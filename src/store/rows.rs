@@ -1,5 +1,7 @@
 //! Rows and schema: how plain data lies in the tables.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -60,7 +62,40 @@ pub enum Row {
     PutConflict(Box<ConflictRow>),
 }
 
+/// What a row changes: of several rows with one key only the last one counts.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Node(Ino),
+    Blob(BlobId),
+    Record(Seq),
+    Meta(&'static str),
+    Recheck(WsPath),
+    Conflict(String),
+}
+
+/// Leaves of rows that change the same thing only the last, so that a folder in which a thousand
+/// files were made is written once.
+pub(super) fn newest_only(rows: &mut Vec<Row>) {
+    let mut seen = HashSet::with_capacity(rows.len());
+    rows.reverse();
+    rows.retain(|row| seen.insert(row.key()));
+    rows.reverse();
+}
+
 impl Row {
+    fn key(&self) -> Key {
+        match self {
+            Self::PutNode(node) => Key::Node(node.ino),
+            Self::DeleteNode(ino) => Key::Node(*ino),
+            Self::PutBlob(id, _) | Self::DeleteBlob(id) => Key::Blob(*id),
+            Self::PutRecord(record) => Key::Record(record.seq),
+            Self::DeleteRecord(seq) => Key::Record(*seq),
+            Self::SetMeta(key, _) => Key::Meta(key),
+            Self::PutRecheck(path) | Self::DeleteRecheck(path) => Key::Recheck(path.clone()),
+            Self::PutConflict(conflict) => Key::Conflict(conflict.id.clone()),
+        }
+    }
+
     /// Applies the change to `connection`, inside the caller's transaction.
     pub(super) fn apply(&self, connection: &Connection) -> rusqlite::Result<()> {
         match self {

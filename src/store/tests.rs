@@ -125,3 +125,22 @@ fn a_row_without_meaning_is_set_aside_and_the_rest_is_read() {
     assert_eq!(loaded.damaged.len(), 1);
     store.close().unwrap();
 }
+
+#[test]
+fn of_rows_that_change_the_same_thing_only_the_last_is_written() {
+    let path = WsPath::parse("/a").unwrap();
+    let mut rows = vec![
+        Row::PutBlob(BlobId(1), Bytes::from_static(b"1")),
+        Row::SetMeta("cursor", Some("evt_1".into())),
+        Row::PutRecheck(path.clone()),
+        Row::DeleteBlob(BlobId(1)),
+        Row::PutBlob(BlobId(2), Bytes::from_static(b"2")),
+        Row::SetMeta("cursor", Some("evt_2".into())),
+        Row::DeleteRecheck(path),
+    ];
+    rows::newest_only(&mut rows);
+    let left: Vec<String> = rows.iter().map(|row| format!("{row:?}")).collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!(left[0].starts_with("DeleteBlob") && left[1].starts_with("PutBlob(BlobId(2)"));
+    assert!(left[2].contains("evt_2") && left[3].starts_with("DeleteRecheck"));
+}

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::rows::newest_only;
 use super::{Done, Row, StoreError};
 
 /// Bound of the time after which a commit is on stable storage without anybody asking
@@ -166,6 +167,7 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
             let done = std::mem::take(&mut queue.done);
             (done, std::mem::take(&mut queue.checkpoint), queue.stop)
         };
+        newest_only(&mut rows);
         let result = if rows.is_empty() { Ok(()) } else { commit(&mut connection, &rows) };
         match &result {
             Ok(()) => {
