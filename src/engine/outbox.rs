@@ -114,7 +114,8 @@ impl Outbox {
             if record.state == RecordState::Flight {
                 record.state = RecordState::Waiting;
             }
-            let slot = Slot { record, first_at: now, changed_at: now, held_until: None, refusals: 0 };
+            let slot =
+                Slot { record, first_at: now, changed_at: now, held_until: None, refusals: 0 };
             self.count(&slot.record, true);
             let path = slot.record.path.clone();
             match self.lanes.get_mut(&path) {

@@ -13,7 +13,7 @@ use super::settle::{Verdict, settle};
 use crate::digest::Digest;
 use crate::node::{Node, Synced};
 use crate::path::WsPath;
-use crate::record::{ConflictRow, Op, Record, RecordBase, RecordState, Seq};
+use crate::record::{ConflictRow, Op, Record, RecordBase, RecordState, SENT_MAX, Seq};
 use crate::remote::{Outcome, RemoteError, RemoteFile};
 use crate::revision::{Base, Revision};
 use crate::store::Row;
@@ -371,21 +371,32 @@ impl Core {
         let ours = record.sent.last();
         match settle(&record, ours, theirs) {
             Verdict::Adopt => self.settle_adopt(&record, theirs, now, changes),
-            Verdict::Resend(_) if record.attempts > REFUSALS_MAX => {
-                let message = "refused again and again although nothing changed there";
-                self.park(path, "refused", message, now, changes);
-            }
-            Verdict::Resend(base) => {
-                self.outbox.update(path, &mut changes.rows, |slot| {
-                    slot.record.state = RecordState::Waiting;
-                    slot.record.base = RecordBase::Known(base);
-                });
-                self.fold_waiting(path, changes);
-            }
+            Verdict::Resend(base) => self.settle_resend(&record, base, now, changes),
             Verdict::Keep => return Some(record),
             Verdict::Yield => self.settle_yield(&record, theirs, now, changes),
         }
         None
+    }
+
+    fn settle_resend(&mut self, record: &Record, base: Base, now: Now, changes: &mut Changes) {
+        let path = &record.path;
+        let unchanged = record.known_base() == Some(&base);
+        let lane = self.outbox.lane(path);
+        let refusals = lane.filter(|_| unchanged).map_or(0, |lane| lane.current.refusals + 1);
+        if refusals > REFUSALS_MAX {
+            let message = "refused again and again although nothing changed there";
+            self.park(path, "refused", message, now, changes);
+            return;
+        }
+        self.outbox.update(path, &mut changes.rows, |slot| {
+            let sent = &mut slot.record.sent;
+            // What was sent on another base can arrive no more; the latest on this one still may.
+            sent.drain(..sent.len().saturating_sub(if unchanged { SENT_MAX / 2 } else { 0 }));
+            slot.record.state = RecordState::Waiting;
+            slot.record.base = RecordBase::Known(base);
+            slot.refusals = refusals;
+        });
+        self.fold_waiting(path, changes);
     }
 
     fn settle_adopt(
