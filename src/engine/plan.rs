@@ -9,7 +9,7 @@ use super::core::{Core, Now};
 use super::outbox::Slot;
 use crate::node::{BlobId, Content, FileId, Ino, Kind};
 use crate::path::WsPath;
-use crate::record::{Op, Record, RecordState, Seq};
+use crate::record::{Op, Record, RecordState, SENT_MAX, Seq};
 use crate::remote::{Capabilities, Metadata, trimmed_by_bulk};
 use crate::revision::{Base, Precondition, precondition};
 
@@ -161,6 +161,7 @@ impl Core {
         let mut full = false;
         let mut singles = Vec::new();
         let mut fetches = Vec::new();
+        let mut unsettled = Vec::new();
         let mut wake_at: Option<Duration> = None;
         let free_singles = SINGLES_MAX.saturating_sub(self.singles_in_flight);
         let files_max = self.batch_limit();
@@ -185,6 +186,14 @@ impl Core {
             }
             oldest = earlier(oldest, Some(slot.first_at));
             let record = &slot.record;
+            // One more would push out the digest of what may have arrived, and that would then be
+            // taken for somebody else's.
+            if record.sent.len() >= SENT_MAX {
+                if unsettled.len() < free_singles {
+                    unsettled.push(record.path.clone());
+                }
+                continue;
+            }
             if self.travels_alone(record, capabilities) {
                 if singles.len() < free_singles {
                     singles.push(record.path.clone());
@@ -217,6 +226,7 @@ impl Core {
             plan.deadline = earlier(plan.deadline, Some(due_at));
             return false;
         }
+        plan.tasks.extend(unsettled.iter().filter_map(|path| self.hand_out_to_settle(path)));
         for path in singles {
             if let Some(item) = self.hand_out(&path, capabilities) {
                 self.singles_in_flight += 1;
@@ -319,6 +329,13 @@ impl Core {
             && self.reset_suspected.is_none();
         let Some(Base::Revision(revision)) = old.known_base().filter(|_| free) else { return None };
         Some((origin, Precondition::Match(revision.clone())))
+    }
+
+    /// Marks the current record of a path as being settled.
+    fn hand_out_to_settle(&mut self, path: &WsPath) -> Option<Task> {
+        let seq = self.outbox.lane(path)?.current.record.seq;
+        self.outbox.mark(path, |slot| slot.record.state = RecordState::Flight);
+        Some(Task::Settle { path: path.clone(), seq })
     }
 
     /// Marks the current record of a path as in flight and describes it for the request.

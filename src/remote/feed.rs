@@ -117,7 +117,7 @@ impl Feed {
                 if self.filtered {
                     self.at = Position::Unknown;
                 } else {
-                    self.gap_at_newest().await?;
+                    self.cursor_unknown().await?;
                 }
                 let delay = self.backoff.next();
                 self.pause(delay).await;
@@ -247,7 +247,7 @@ impl Feed {
         loop {
             let page = match self.remote.events_after(self.at.id(), PAGE_EVENTS).await {
                 Ok(page) => page,
-                Err(FeedError::Cursor) => return self.gap_at_newest().await,
+                Err(FeedError::Cursor) => return self.cursor_unknown().await,
                 Err(FeedError::Remote(error)) => return Err(error.into()),
             };
             if page.is_empty() {
@@ -288,11 +288,26 @@ impl Feed {
         match judge(ours, newest_id, &witness, self.contiguous()) {
             Continuity::Holds => {}
             Continuity::Gap => self.gap(newest).await,
-            Continuity::Reset => {
-                let tail = newest.as_ref().map(|event| event.id.clone());
-                self.at = Position::tail(newest.map(cursor_of));
-                self.emit(FeedItem::Reset { tail }).await;
+            Continuity::Reset => self.reset(newest).await,
+        }
+        Ok(())
+    }
+
+    /// The server does not know the position. It may have forgotten old events; that its newest
+    /// one is older than ours tells that its history is another one.
+    async fn cursor_unknown(&mut self) -> Result<(), Trouble> {
+        let newest = self.remote.newest().await?;
+        let newest_id = newest.as_ref().map(|event| &event.id);
+        let went_back = match &self.at {
+            Position::After(ours) => {
+                judge(ours, newest_id, &Witness::Missing, true) == Continuity::Reset
             }
+            Position::Beginning | Position::Unknown => false,
+        };
+        if went_back {
+            self.reset(newest).await;
+        } else {
+            self.gap(newest).await;
         }
         Ok(())
     }
@@ -326,6 +341,12 @@ impl Feed {
         let tail = newest.as_ref().map(|event| event.id.clone());
         self.at = Position::tail(newest.map(cursor_of));
         self.emit(FeedItem::Gap { tail }).await;
+    }
+
+    async fn reset(&mut self, newest: Option<RemoteEvent>) {
+        let tail = newest.as_ref().map(|event| event.id.clone());
+        self.at = Position::tail(newest.map(cursor_of));
+        self.emit(FeedItem::Reset { tail }).await;
     }
 
     async fn live(&mut self, mode: FeedMode) {
