@@ -66,6 +66,9 @@ pub struct MountArgs {
     /// bytes too and is not safe to delete
     #[arg(long, value_name = "DIR", env = "MOUNTD_CACHE_DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Drop content that the server has too when local content takes more disk than this
+    #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = size)]
+    pub cache_size: u64,
     /// Send when nothing changed for this long
     #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration)]
     pub debounce: Duration,
@@ -132,6 +135,23 @@ fn duration(text: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// Parses `512MiB`, `10GiB`, or plain bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let wrong = || format!("`{text}` is not a size; write it like 512MiB or 10GiB");
+    let number: u64 = number.parse().map_err(|_error| wrong())?;
+    let shift = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -141,6 +161,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("10GiB"), Ok(10 << 30));
+        assert_eq!(size("42"), Ok(42));
+        for wrong in ["", "GiB", "1GB", "-1", "99999999999TiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

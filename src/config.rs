@@ -43,6 +43,8 @@ pub struct Config {
     pub remote_path: WsPath,
     /// Refuse every change.
     pub read_only: bool,
+    /// See [`crate::args::MountArgs`]; bytes.
+    pub cache_size: u64,
     /// See [`crate::args::MountArgs`].
     pub debounce: Duration,
     /// See [`crate::args::MountArgs`].
@@ -196,6 +198,7 @@ impl Config {
             user_rules: config_home.map(|folder| folder.join("mountd/ignore")),
             remote_path,
             read_only: args.read_only,
+            cache_size: args.cache_size,
             debounce: args.debounce,
             max_delay: args.max_delay,
             poll_interval: args.poll_interval,

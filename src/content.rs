@@ -174,15 +174,12 @@ impl Contents {
         }));
     }
 
-    /// Bytes of local disk that contents take: working files, and the database with its log.
+    /// Bytes of local disk that contents take: working files, and what the database holds.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
-        let mut log = self.store.path().as_os_str().to_owned();
-        log.push("-wal");
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let files: u64 = entries.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum();
-        files + size(self.store.path()) + size(Path::new(&log))
+        files + self.store.used_bytes().unwrap_or_default()
     }
 
     /// The folder of the working files.

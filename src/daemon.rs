@@ -256,6 +256,7 @@ fn build(
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
         read_only: config.read_only,
+        cache_bytes_max: config.cache_size,
         ..Settings::default()
     };
     let contents = Contents::open(&config.files_dir, store.clone())

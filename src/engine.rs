@@ -9,6 +9,7 @@
 
 pub mod conflict;
 pub mod core;
+pub mod evict;
 pub mod fetch;
 pub mod inbound;
 pub mod link;

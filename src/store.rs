@@ -169,6 +169,19 @@ impl Store {
         Ok(data.map(Bytes::from))
     }
 
+    /// Bytes of the database that hold something; freed pages are used again by what comes next.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn used_bytes(&self) -> Result<u64, StoreError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |pragma: &str| -> rusqlite::Result<i64> {
+            reader.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
+        };
+        let pages = read("page_count")? - read("freelist_count")?;
+        Ok(u64::try_from(pages * read("page_size")?).unwrap_or_default())
+    }
+
     /// Moves the log into the database file and empties it. *Blocking:* disk.
     pub fn checkpoint(&self) {
         self.writer.checkpoint();

@@ -49,6 +49,8 @@ pub struct Settings {
     pub gid: u32,
     /// Nothing is ever recorded or sent.
     pub read_only: bool,
+    /// Local content may take this much disk, beside what is unsent; bytes.
+    pub cache_bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             uid: 0,
             gid: 0,
             read_only: false,
+            cache_bytes_max: 10 << 30,
         }
     }
 }

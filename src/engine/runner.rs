@@ -29,6 +29,9 @@ const SEAL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often leftovers are cleared while there is work.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// How often the disk that local content takes is looked at while there is work.
+const ROOM_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Quiet time after which the log is moved into the database.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -135,6 +138,7 @@ pub struct Runner {
     next_reach: Duration,
     next_seal: Duration,
     next_housekeeping: Duration,
+    next_room: Duration,
 }
 
 /// Whether the tree is being listed.
@@ -174,6 +178,7 @@ impl Runner {
             next_reach: Duration::ZERO,
             next_seal: Duration::ZERO,
             next_housekeeping: Duration::ZERO,
+            next_room: Duration::ZERO,
         }
     }
 
@@ -304,6 +309,15 @@ impl Runner {
         }
         self.next_housekeeping = now + HOUSEKEEPING;
         self.shared.contents.empty_trash();
+        if now >= self.next_room {
+            self.next_room = now + ROOM_INTERVAL;
+            let shared = Arc::clone(&self.shared);
+            self.tasks.spawn_blocking(move || {
+                let bytes_max = shared.core().settings.cache_bytes_max;
+                shared.make_room(bytes_max);
+                Finished::Tasks(Vec::new())
+            });
+        }
         let quiet = {
             let core = self.shared.core();
             core.outbox.in_flight() == 0 && now >= core.outbox.last_change_at() + IDLE

@@ -1,3 +1,5 @@
+//! Coalescing, lanes, and what a restart restores.
+
 use super::*;
 
 fn path(text: &str) -> WsPath {
