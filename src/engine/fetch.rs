@@ -207,7 +207,7 @@ impl Shared {
                 changes.rows.push(Row::DeleteRecheck(path.clone()));
                 match theirs {
                     Some(file) => core.stored(file, Source::Read, quiet, now, changes),
-                    None => core.removed(&path, Source::Read, quiet, now, changes),
+                    None => core.removed(&path, quiet, now, changes),
                 }
             })
         };

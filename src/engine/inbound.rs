@@ -70,7 +70,7 @@ impl Core {
                 if stale {
                     return Inbound::Known;
                 }
-                self.removed(path, Source::Stream, quiet, now, changes)
+                self.removed(path, quiet, now, changes)
             }
             EventChange::DirCreated { path } => self.folder_created(path, None, now, changes),
             EventChange::DirDeleted { path } => self.folder_deleted(path, changes),
@@ -160,7 +160,6 @@ impl Core {
     pub fn removed(
         &mut self,
         path: &WsPath,
-        source: Source,
         quiet: bool,
         now: Now,
         changes: &mut Changes,
@@ -186,8 +185,8 @@ impl Core {
         if node.is_dir() || node.local_only || node.synced.is_none() {
             return Inbound::Known;
         }
-        if self.reset_suspected.is_some() && source == Source::Stream {
-            self.note_recheck(path, changes);
+        // However it is learned. What is missing there is offered again when the suspicion ends.
+        if self.reset_suspected.is_some() {
             return Inbound::Busy;
         }
         if !quiet {
