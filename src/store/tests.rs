@@ -1,3 +1,5 @@
+//! Rows go in and come back; commits, syncs and damage.
+
 use jiff::Timestamp;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is sent when, together with what, and why something is held.
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
