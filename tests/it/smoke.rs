@@ -33,11 +33,31 @@ fn work_goes_on_offline_and_survives_a_kill() {
     mount.start();
     assert_eq!(shell(&mount.path(), "cat c moved; ls"), "three\none\nmore\nc\nmoved\n");
     server.start();
-    wait_for("the outbox is empty", || {
-        (mount.status()["uploads"]["queued"] == 0).then_some(())
-    });
+    wait_for("the outbox is empty", || (mount.status()["uploads"]["queued"] == 0).then_some(()));
     let files = server.files();
     let names: Vec<_> = files.keys().map(String::as_str).collect();
     assert_eq!(names, ["/c", "/moved"]);
     assert_eq!(files["/moved"], b"one\nmore\n");
+}
+
+/// A mount of one folder of the workspace shows that folder and nothing else, and what is written
+/// lands below it.
+#[test]
+fn a_folder_of_the_workspace_can_be_the_root() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    server.put("/outside", b"no");
+    server.put("/sub/dir/inside", b"yes");
+    let mount = Mount::builder(&server.source()).args(&["--remote-path", "/sub/dir"]).start();
+    mount.wait_synced();
+    assert_eq!(shell(&mount.path(), "ls; cat inside"), "inside\nyes");
+    shell(&mount.path(), "mkdir d && echo new > d/file && rm inside");
+    mount.flush();
+    let names: Vec<String> = server.files().into_keys().collect();
+    assert_eq!(names, ["/outside", "/sub/dir/d/file"]);
+    server.put("/outside", b"still no");
+    server.put("/sub/dir/later", b"pushed");
+    let seen = wait_for("the pushed file", || std::fs::read(mount.at("later")).ok());
+    assert_eq!(seen, b"pushed");
+    assert!(!mount.at("outside").exists());
 }
