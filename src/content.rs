@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::node::{BlobId, FileId};
+use crate::node::{BlobId, FileId, Ino};
 use crate::store::{Store, StoreError};
 
 pub use self::open::{OpenFile, OpenFiles};
@@ -31,6 +31,8 @@ pub struct Contents {
     store: Store,
     cache: Mutex<Cache>,
     trash: Arc<Mutex<Vec<FileId>>>,
+    /// Working files that were sealed and are not on stable storage yet.
+    unsynced: Mutex<HashMap<Ino, Arc<File>>>,
     /// What is open.
     pub open: OpenFiles,
 }
@@ -54,6 +56,7 @@ impl Contents {
             store,
             cache: Mutex::default(),
             trash: Arc::default(),
+            unsynced: Mutex::default(),
             open: OpenFiles::default(),
         })
     }
@@ -141,6 +144,38 @@ impl Contents {
     /// When the disk refuses.
     pub fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
+    }
+
+    /// Has a working file made durable by the next [`Contents::sync_files`].
+    pub fn note_unsynced(&self, ino: Ino, file: &Arc<File>) {
+        self.unsynced().insert(ino, Arc::clone(file));
+    }
+
+    /// Whether [`Contents::sync_files`] has anything to do.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        !self.unsynced().is_empty()
+    }
+
+    /// Makes sealed working files durable; what fails is tried again next time.
+    pub fn sync_files(&self) {
+        let files = std::mem::take(&mut *self.unsynced());
+        if files.is_empty() {
+            return;
+        }
+        for (ino, file) in files {
+            if let Err(error) = file.sync_data() {
+                tracing::error!(ino = ino.0, %error, "sync of a working file");
+                self.unsynced().entry(ino).or_insert(file);
+            }
+        }
+        if let Err(error) = self.sync_folder() {
+            tracing::error!(%error, "sync of the folder of working files");
+        }
+    }
+
+    fn unsynced(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Arc<File>>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has working files removed by the next [`Contents::empty_trash`].

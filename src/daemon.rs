@@ -384,7 +384,12 @@ async fn stop_mount(
     seal(shared).await;
     let store = shared.store.clone();
     shared.contents.empty_trash();
-    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    let parts = Arc::clone(shared);
+    let closed = tokio::task::spawn_blocking(move || {
+        parts.contents.sync_files();
+        store.close()
+    });
+    let closed = closed.await;
     if let Ok(Err(error)) = closed {
         tracing::error!(%error, "closing the state database");
     }

@@ -309,6 +309,14 @@ impl Runner {
         }
         self.next_housekeeping = now + HOUSEKEEPING;
         self.shared.contents.empty_trash();
+        // The store syncs its log by itself; bytes of large files are not in it.
+        if self.shared.contents.has_unsynced() {
+            let shared = Arc::clone(&self.shared);
+            self.tasks.spawn_blocking(move || {
+                shared.contents.sync_files();
+                Finished::Tasks(Vec::new())
+            });
+        }
         if now >= self.next_room {
             self.next_room = now + ROOM_INTERVAL;
             let shared = Arc::clone(&self.shared);

@@ -46,6 +46,9 @@ impl Shared {
                 return;
             }
         };
+        if let Body::Disk(file) = &state.body {
+            self.contents.note_unsynced(ino, file);
+        }
         let mtime = state.mtime;
         let sealed = self.step_then(done, |core, now, changes| {
             let node_body = core.tree.get(ino).and_then(|node| node.body()).copied();
