@@ -79,6 +79,8 @@ pub struct Control {
     /// Wakes the daemon's end, after which it unmounts.
     stop: Arc<Notify>,
     stopping: AtomicBool,
+    /// `mountctl unmount` sent what it was to send.
+    drained: AtomicBool,
     request: AtomicU64,
 }
 
@@ -99,6 +101,7 @@ impl Control {
             credential,
             stop,
             stopping: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
             request: AtomicU64::new(1),
         }
     }
@@ -106,6 +109,12 @@ impl Control {
     /// Says in the status that the daemon is stopping.
     pub fn note_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody who asked for the end also said how long to send, and that is over.
+    #[must_use]
+    pub fn was_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
     }
 
     fn meta(&self, schema: &str, began: Duration) -> Meta {
@@ -423,15 +432,24 @@ async fn unmount(
         Err(error) => return control.failure(began, error),
     };
     let asked = request.drain_ms.map_or(control.facts.drain, Duration::from_millis);
-    let timeout = if request.no_wait { Duration::ZERO } else { asked.min(WAIT_MAX) };
+    let timeout = asked.min(WAIT_MAX);
     control.note_stopping();
     if let Err(error) = control.seal_all().await {
         tracing::error!(code = ?error.code, message = %error.message, "sealing before unmount");
     }
-    let drained = control.ask(|reply| Command::Drain { timeout, reply }).await;
+    let drained = if request.no_wait {
+        Ok(control.shared.step(|core, _, _| {
+            core.halted = true;
+            core.outbox.len() - core.outbox.parked()
+        }))
+    } else {
+        let flushed = control.ask(|reply| Command::Drain { timeout, reply }).await;
+        flushed.map(|flushed| flushed.remaining)
+    };
     match drained {
-        Ok(flushed) => {
-            let remaining = flushed.remaining as u64;
+        Ok(remaining) => {
+            let remaining = remaining as u64;
+            control.drained.store(true, Ordering::Relaxed);
             control.stop.notify_one();
             let name = control.facts.name.clone();
             control.success(schema::UNMOUNT, began, UnmountReply { name, remaining })

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mountctl::api::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use url::Url;
 
@@ -106,6 +107,8 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
         read_only: config.read_only,
         threads: config.threads,
     };
+    // From here on a signal must lead to an orderly end: by default it would leave a dead mount.
+    let signals = Signals::catch()?;
     let kernel_gone = Arc::clone(&stop);
     let mounted = Mounted::mount(fs, &mountpoint, &session, move || kernel_gone.notify_one());
     let mounted = match mounted {
@@ -144,10 +147,11 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     greet(&config, &mountpoint, &parts, out);
 
-    let ended = wait_for_end(&stop, runner).await;
+    let ended = wait_for_end(signals, &stop, runner).await;
     drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     control.note_stopping();
-    let remaining = stop_mount(&config, &parts, &commands, mounted).await;
+    let drain = if control.was_drained() { Duration::ZERO } else { config.drain };
+    let remaining = stop_mount(drain, &parts, &commands, mounted).await;
     control_end.notify_one();
     drop(serving.await);
     drop(fs::remove_file(&config.socket));
@@ -333,16 +337,31 @@ fn greet(config: &Config, mountpoint: &Path, shared: &Shared, out: &mut dyn io::
     drop(out.flush());
 }
 
+/// The signals that end a mount.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Report> {
+        let catch = |kind| {
+            signal(kind).map_err(|error| failure(format!("signals cannot be handled: {error}")))
+        };
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Self { interrupt: catch(interrupt)?, terminate: catch(terminate)? })
+    }
+}
+
 /// Waits for a signal, `mountctl unmount`, or the kernel's end of the mount.
-async fn wait_for_end(stop: &Notify, runner: tokio::task::JoinHandle<()>) -> Result<(), Report> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
-        return Err(failure("signals cannot be handled"));
-    };
+async fn wait_for_end(
+    mut signals: Signals,
+    stop: &Notify,
+    runner: tokio::task::JoinHandle<()>,
+) -> Result<(), Report> {
     tokio::select! {
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        _ = signals.interrupt.recv() => Ok(()),
+        _ = signals.terminate.recv() => Ok(()),
         () = stop.notified() => Ok(()),
         ended = runner => {
             let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
@@ -352,19 +371,18 @@ async fn wait_for_end(stop: &Notify, runner: tokio::task::JoinHandle<()>) -> Res
     }
 }
 
-/// Seals, sends for a bounded time, unmounts, and makes everything durable. Returns what is left.
+/// Seals, sends for at most `drain`, unmounts, and makes everything durable. Returns what is left.
 async fn stop_mount(
-    config: &Config,
+    drain: Duration,
     shared: &Arc<Shared>,
     commands: &mpsc::Sender<Command>,
     mounted: Mounted,
 ) -> usize {
     seal(shared).await;
     let offline = shared.core().link.is_down() || shared.core().link.pause().is_some();
-    let timeout = if offline { config.drain.min(DRAIN_OFFLINE) } else { config.drain };
+    let timeout = if offline { drain.min(DRAIN_OFFLINE) } else { drain };
     let (reply, told) = oneshot::channel();
-    if commands.send(Command::Drain { timeout, reply }).await.is_ok() {
-        use tokio::signal::unix::{SignalKind, signal};
+    if !timeout.is_zero() && commands.send(Command::Drain { timeout, reply }).await.is_ok() {
         let again = async {
             match signal(SignalKind::interrupt()) {
                 Ok(mut interrupt) => drop(interrupt.recv().await),
@@ -373,6 +391,7 @@ async fn stop_mount(
         };
         tokio::select! {
             _ = told => {}
+            () = out_of_reach(shared) => {}
             () = again => tracing::warn!("not waiting any longer; the rest stays in the outbox"),
         }
     }
@@ -395,6 +414,16 @@ async fn stop_mount(
     }
     let core = shared.core();
     core.outbox.len() - core.outbox.parked()
+}
+
+/// Returns when the server was out of reach for [`DRAIN_OFFLINE`] on end.
+async fn out_of_reach(shared: &Shared) {
+    const LOOK: Duration = Duration::from_millis(50);
+    let mut down = Duration::ZERO;
+    while down < DRAIN_OFFLINE {
+        tokio::time::sleep(LOOK).await;
+        down = if shared.core().link.is_down() { down + LOOK } else { Duration::ZERO };
+    }
 }
 
 async fn seal(shared: &Arc<Shared>) {

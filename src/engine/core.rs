@@ -191,6 +191,8 @@ pub struct Core {
     pub urgent: bool,
     /// New attempts only for what was there: the daemon is stopping.
     pub draining: bool,
+    /// Nothing more is sent: the daemon is stopping and was told not to wait.
+    pub halted: bool,
     /// What people may tune.
     pub settings: Settings,
     /// Counters.
@@ -257,6 +259,7 @@ impl Core {
             last_event: None,
             urgent: false,
             draining: false,
+            halted: false,
             settings,
             stats: Stats::default(),
             batches_in_flight: 0,

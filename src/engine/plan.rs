@@ -113,6 +113,9 @@ impl Core {
     /// Decides what to send now.
     pub fn plan(&mut self, now: Now) -> Plan {
         let mut plan = Plan::default();
+        if self.halted {
+            return plan;
+        }
         let Some(capabilities) = self.capabilities else {
             self.plan_probe(now, &mut plan);
             plan.deadline = self.link.next_try();
