@@ -80,6 +80,12 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, stop: &AtomicBool, acknowledged: &AtomicUsize) -> Account {
+        // Once, and not again after a failure: the folder below a mount that ended is no place
+        // for it.
+        match fs::create_dir(self.root.join(&self.name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return self.account,
+            _ => {}
+        }
         while !stop.load(Ordering::Relaxed) {
             if self.step().is_err() {
                 break;
@@ -90,10 +96,6 @@ impl Writer {
     }
 
     fn step(&mut self) -> io::Result<()> {
-        match fs::create_dir(self.root.join(&self.name)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
         self.account.next += 1;
         let number = self.account.next;
         // Mostly small; now and then beyond what is kept in the database.
