@@ -1,6 +1,6 @@
 //! The state of a mount in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::ignore_rules::Rules;
 use crate::namespace::Tree;
 use crate::node::{BlobId, Content, FileId, Ino, Node, ROOT};
 use crate::path::WsPath;
-use crate::record::{ConflictRow, Record, Seq};
+use crate::record::{ConflictRow, Op, Record, Seq};
 use crate::remote::{Capabilities, Cursor, Skipped};
 use crate::revision::Revision;
 use crate::store::{Loaded, Row};
@@ -103,6 +103,8 @@ pub struct Changes {
     pub invalidations: Vec<Invalidation>,
     /// Working files that nothing refers to once the rows are durable.
     pub trash: Vec<FileId>,
+    /// Changes made here that were recorded, for those who follow along.
+    pub recorded: Vec<(Op, WsPath)>,
 }
 
 /// Counters since the start, for the status.
@@ -206,6 +208,8 @@ pub struct Core {
     pub(super) fetches_planned: BTreeMap<Ino, Duration>,
     /// Most files in a request, while it is being found out which one the server refuses.
     pub(super) batch_limit: Option<usize>,
+    /// The node of each small content that is here.
+    blob_owners: HashMap<BlobId, Ino>,
     next_id: u64,
     reserved_id: u64,
     rng: SmallRng,
@@ -233,6 +237,13 @@ impl Core {
         for node in &lost {
             tracing::error!(ino = node.ino.0, name = %node.name, "node without folder set aside");
         }
+        let blob_owners = tree
+            .nodes()
+            .filter_map(|node| match node.body()?.content {
+                Content::Blob(blob) => Some((blob, node.ino)),
+                Content::Empty | Content::Remote | Content::File(_) => None,
+            })
+            .collect();
         let mut outbox = Outbox::default();
         outbox.restore(loaded.records, now.mono, &mut changes.rows);
         let core = Self {
@@ -268,6 +279,7 @@ impl Core {
             probing: false,
             fetches_planned: BTreeMap::new(),
             batch_limit: None,
+            blob_owners,
             next_id: reserved.max(ROOT.0) + 1,
             reserved_id: reserved,
             rng: SmallRng::seed_from_u64(seed),
@@ -329,7 +341,6 @@ impl Core {
             return;
         }
         let path = change.path.clone();
-        let ino = change.ino;
         let before: Vec<BlobId> = self.lane_blobs(&path);
         let stamp = Stamp {
             seq: Seq(self.take_id(&mut changes.rows)),
@@ -337,9 +348,10 @@ impl Core {
             now: now.mono,
             wall: now.wall,
         };
+        changes.recorded.push((change.op, path.clone()));
         self.outbox.record(change, stamp, &mut changes.rows);
         for blob in before {
-            self.release_blob(blob, ino, changes);
+            self.release_blob(blob, changes);
         }
         self.link.wake(super::link::Wake::Change, now.mono);
     }
@@ -351,27 +363,33 @@ impl Core {
             .unwrap_or_default()
     }
 
-    /// Removes a small content unless a record or the node `owner` still refers to it.
-    pub(super) fn release_blob(&mut self, blob: BlobId, owner: Option<Ino>, changes: &mut Changes) {
-        let owned = owner
-            .and_then(|ino| self.tree.get(ino))
+    /// Notes that a node now has this content. A small content belongs to one node for ever: names
+    /// are exchanged, contents are not.
+    pub(super) fn own(&mut self, content: Content, ino: Ino) {
+        if let Content::Blob(blob) = content {
+            self.blob_owners.insert(blob, ino);
+        }
+    }
+
+    /// Removes a small content unless a record or its node still refers to it.
+    pub(super) fn release_blob(&mut self, blob: BlobId, changes: &mut Changes) {
+        let owned = self
+            .blob_owners
+            .get(&blob)
+            .and_then(|ino| self.tree.get(*ino))
             .and_then(Node::body)
             .is_some_and(|body| body.content == Content::Blob(blob));
         if !owned && !self.outbox.uses(blob) {
+            self.blob_owners.remove(&blob);
             changes.rows.push(Row::DeleteBlob(blob));
         }
     }
 
-    /// Frees what a content refers to, after the node stopped referring to it.
-    pub(super) fn release_content(
-        &mut self,
-        content: Content,
-        owner: Option<Ino>,
-        changes: &mut Changes,
-    ) {
+    /// Frees what a content refers to, after its node stopped referring to it.
+    pub(super) fn release_content(&mut self, content: Content, changes: &mut Changes) {
         match content {
             Content::Empty | Content::Remote => {}
-            Content::Blob(blob) => self.release_blob(blob, owner, changes),
+            Content::Blob(blob) => self.release_blob(blob, changes),
             Content::File(file) => changes.trash.push(file),
         }
     }
@@ -441,7 +459,6 @@ impl Core {
 
     /// Whether the server can take such a record at all.
     pub(super) fn is_sendable(&self, record: &Record) -> bool {
-        use crate::record::Op;
         let is_link = || {
             let node = record.ino.and_then(|ino| self.tree.get(ino));
             node.is_some_and(|node| matches!(node.kind, crate::node::Kind::Symlink { .. }))
@@ -473,7 +490,7 @@ impl Core {
     ) -> Option<Record> {
         let ended = self.outbox.finish(path, leads_to, now, &mut changes.rows)?;
         for blob in ended.0.blobs() {
-            self.release_blob(blob, ended.0.ino, changes);
+            self.release_blob(blob, changes);
         }
         // Somebody else's version may have come by while ours was under way.
         let is_news = |heard: &Revision| match leads_to {

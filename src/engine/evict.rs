@@ -39,7 +39,7 @@ impl Core {
         let old = std::mem::replace(&mut body.content, Content::Remote);
         let freed = body.size;
         self.put_node(ino, changes);
-        self.release_content(old, Some(ino), changes);
+        self.release_content(old, changes);
         freed
     }
 }

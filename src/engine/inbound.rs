@@ -410,13 +410,14 @@ impl Core {
     /// Puts the remote's bytes in the place of ours.
     pub(super) fn replace(&mut self, ino: Ino, file: &RemoteFile, now: Now, changes: &mut Changes) {
         let body = self.body_for(file, changes);
+        self.own(body.content, ino);
         let Some(node) = self.tree.get_mut(ino) else { return };
         let old = node.body().map(|body| body.content);
         node.kind = kind_for(&file.metadata, body);
         node.ctime = now.wall;
         self.put_node(ino, changes);
         if let Some(old) = old {
-            self.release_content(old, Some(ino), changes);
+            self.release_content(old, changes);
         }
     }
 
@@ -463,6 +464,7 @@ impl Core {
         let body = self.body_for(file, changes);
         let at = file.metadata.mtime.or(file.edited_at).unwrap_or(now.wall);
         let ino = Ino(self.take_id(&mut changes.rows));
+        self.own(body.content, ino);
         let kind = kind_for(&file.metadata, body);
         let default_mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { 0o644 };
         self.tree.insert(Node {

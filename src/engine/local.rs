@@ -231,6 +231,7 @@ impl Core {
     /// Makes a sealed content the node's and records it. Returns whether the node still has a
     /// name; without one there is nothing to record.
     pub fn seal(&mut self, ino: Ino, sealed: &Sealed, now: Now, changes: &mut Changes) -> bool {
+        self.own(sealed.content, ino);
         let Some(path) = self.tree.path_of(ino) else {
             if let Some(body) = self.tree.get_mut(ino).and_then(Node::body_mut) {
                 *body = FileBody { content: sealed.content, size: sealed.size, exact: true };
@@ -257,7 +258,7 @@ impl Core {
         let details = (base, base_content);
         self.record_put(ino, &path, Op::Put, details, sealed.held_until, now, changes);
         if old != sealed.content {
-            self.release_content(old, Some(ino), changes);
+            self.release_content(old, changes);
         }
         true
     }
@@ -296,12 +297,13 @@ impl Core {
         if let Some(node) = self.tree.forget(ino)
             && let Some(body) = node.body()
         {
-            self.release_content(body.content, None, changes);
+            self.release_content(body.content, changes);
         }
     }
 
     /// Notes a content that was fetched, without any change of the file.
     pub fn adopt_fetched(&mut self, ino: Ino, content: Content, size: u64, changes: &mut Changes) {
+        self.own(content, ino);
         let Some(body) = self.tree.get_mut(ino).and_then(Node::body_mut) else { return };
         let corrected = !body.exact || body.size != size;
         *body = FileBody { content, size, exact: true };
@@ -446,7 +448,7 @@ impl Core {
             && let Some(blob) = before.blob
             && !self.tree.is_unlinked(before.ino)
         {
-            self.release_blob(blob, None, changes);
+            self.release_blob(blob, changes);
         }
     }
 }

@@ -236,9 +236,8 @@ impl Core {
             .map(|lane| lane.records().flat_map(Record::blobs).collect())
             .unwrap_or_default();
         self.outbox.fold(path, &mut changes.rows);
-        let ino = self.outbox.lane(path).and_then(|lane| lane.current.record.ino);
         for blob in before {
-            self.release_blob(blob, ino, changes);
+            self.release_blob(blob, changes);
         }
     }
 
