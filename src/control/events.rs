@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use futures_util::Stream;
-use mountctl::api::{Event, EventAction, EventKind};
+use mountctl::api::{Event, EventAction, EventKind, EventsQuery};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Control;
@@ -18,10 +18,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) async fn events(
     State(control): State<Arc<Control>>,
+    Query(query): Query<EventsQuery>,
 ) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
-    let notices = control.shared.notices.subscribe();
-    let stream = futures_util::stream::unfold(notices, |mut notices| async move {
-        let event = match notices.recv().await {
+    let (recent, coming) = control.shared.notices();
+    let coming = query.follow.then_some(coming);
+    let stream = futures_util::stream::unfold((recent, coming), |(mut recent, coming)| async {
+        if let Some(notice) = recent.pop_front() {
+            return Some((Ok(sent(&event(notice))), (recent, coming)));
+        }
+        let mut coming = coming?;
+        let event = match coming.recv().await {
             Ok(notice) => event(notice),
             Err(RecvError::Lagged(missed)) => Event {
                 kind: EventKind::Lost,
@@ -30,10 +36,14 @@ pub(super) async fn events(
             },
             Err(RecvError::Closed) => return None,
         };
-        let sse = SseEvent::default().json_data(&event).unwrap_or_default();
-        Some((Ok(sse), notices))
+        Some((Ok(sent(&event)), (recent, Some(coming))))
     });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+}
+
+fn sent(event: &Event) -> SseEvent {
+    let named = SseEvent::default().event(event.kind.as_str());
+    named.json_data(event).unwrap_or_default()
 }
 
 fn event(notice: Notice) -> Event {
@@ -43,6 +53,7 @@ fn event(notice: Notice) -> Event {
         NoticeKind::Conflict => EventKind::Conflict,
         NoticeKind::Parked => EventKind::Parked,
         NoticeKind::Link => EventKind::Link,
+        NoticeKind::Local => EventKind::Local,
     };
     let action = match &*notice.action {
         "write" | "edit" => Some(EventAction::Modify),

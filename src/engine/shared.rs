@@ -1,7 +1,8 @@
 //! What the threads of a mount share: the core behind its lock, and everything around it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dashmap::DashMap;
 use tokio::sync::{Notify, broadcast};
@@ -15,6 +16,9 @@ use crate::store::{Done, Store};
 
 /// How many notices a slow reader of the event stream may be behind.
 const NOTICES_MAX: usize = 1024;
+
+/// How many notices are kept for readers that come later.
+const RECENT_MAX: usize = 256;
 
 /// Something that happened, for people who follow along.
 #[derive(Debug, Clone)]
@@ -46,6 +50,8 @@ pub enum NoticeKind {
     Parked,
     /// The way to the server, or a pause.
     Link,
+    /// A change made here was recorded.
+    Local,
 }
 
 /// Where the kernel's caches are told what no longer holds.
@@ -69,7 +75,9 @@ pub struct Shared {
     /// Wakes the runner: something was recorded.
     pub nudge: Notify,
     /// What happens, for those who follow along.
-    pub notices: broadcast::Sender<Notice>,
+    notices: broadcast::Sender<Notice>,
+    /// What happened lately, oldest first.
+    recent: Mutex<VecDeque<Notice>>,
     /// Folder of the conflict copies.
     pub conflicts_folder: std::path::PathBuf,
     /// One fetch per node at a time.
@@ -103,6 +111,7 @@ impl Shared {
             clock,
             nudge: Notify::new(),
             notices: broadcast::channel(NOTICES_MAX).0,
+            recent: Mutex::default(),
             conflicts_folder,
             fetches: DashMap::new(),
             touched: AtomicBool::new(true),
@@ -179,11 +188,32 @@ impl Shared {
         {
             invalidate.invalidate(changes.invalidations);
         }
+        for (op, path) in changes.recorded {
+            self.notice(Notice {
+                kind: NoticeKind::Local,
+                action: op.word().to_owned(),
+                path: Some(path.as_str().to_owned()),
+                revision: None,
+                detail: None,
+                at: self.clock.wall(),
+            });
+        }
     }
 
     /// Tells those who follow along.
     pub fn notice(&self, notice: Notice) {
-        // Nobody may be listening.
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(notice.clone());
+        // Nobody may be listening. Sent under the lock, so that a new reader misses nothing.
         drop(self.notices.send(notice));
+    }
+
+    /// What happened lately, and what comes after that.
+    pub fn notices(&self) -> (VecDeque<Notice>, broadcast::Receiver<Notice>) {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        (recent.clone(), self.notices.subscribe())
     }
 }
