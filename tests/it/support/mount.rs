@@ -150,10 +150,15 @@ impl Mount {
 
     /// Runs mountctl against it.
     pub fn ctl(&self, args: &[&str]) -> Output {
+        self.ctl_command(args).output().expect("mountctl runs")
+    }
+
+    /// The command that runs mountctl against it.
+    pub fn ctl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(mountctl());
         command.args(args);
         self.environment(&mut command);
-        command.output().expect("mountctl runs")
+        command
     }
 
     /// `data.mount` of `mountctl status --json`.
