@@ -13,6 +13,8 @@ pub mod evict;
 pub mod fetch;
 pub mod inbound;
 pub mod link;
+#[cfg(test)]
+mod model;
 pub mod listing;
 pub mod local;
 pub mod outbox;
