@@ -1,13 +1,13 @@
 //! The outbox in memory: what waits for the remote, one lane per path.
 //!
-//! Owns all records. Invariants: a lane has one current record and, only while that one is in
-//! flight or of another kind, one that follows it; a record in flight is never changed; changes of
+//! Owns all records. Invariants: a lane has one current record and, only where that one is in
+//! flight or of another kind, others that follow it; a record in flight is never changed; changes of
 //! one path that were never sent coalesce to the newest content on the oldest base; a change and
 //! its undoing leave nothing. Every change of a record comes with the row that persists it. Pure:
 //! `now` is an argument.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -40,16 +40,26 @@ pub struct Slot {
 pub struct Lane {
     /// The record that is next to be sent, in flight, or parked.
     pub current: Slot,
-    /// A change that came while `current` could not take it up.
-    pub next: Option<Slot>,
+    /// Changes that came while what was before them could not take them up, in order.
+    pub after: VecDeque<Slot>,
     /// The last event heard about this path while `current` was in flight: its echo, or news.
     pub heard: Option<Revision>,
 }
 
 impl Lane {
+    fn of(current: Slot) -> Self {
+        Self { current, after: VecDeque::new(), heard: None }
+    }
+
+    /// Adds what comes after everything else.
+    fn follow(&mut self, slot: Slot, rows: &mut Vec<Row>) {
+        rows.push(Row::PutRecord(Box::new(slot.record.clone())));
+        self.after.push_back(slot);
+    }
+
     /// The records of the lane, in order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        std::iter::once(&self.current.record).chain(self.next.as_ref().map(|next| &next.record))
+        std::iter::once(&self.current.record).chain(self.after.iter().map(|slot| &slot.record))
     }
 }
 
@@ -119,14 +129,14 @@ impl Outbox {
             self.count(&slot.record, true);
             let path = slot.record.path.clone();
             match self.lanes.get_mut(&path) {
-                Some(lane) => lane.next = Some(slot),
+                Some(lane) => lane.after.push_back(slot),
                 None => self.enter(path, slot),
             }
         }
         let followed: Vec<WsPath> = self
             .lanes
             .iter()
-            .filter(|(_, lane)| lane.next.is_some())
+            .filter(|(_, lane)| !lane.after.is_empty())
             .map(|(path, _)| path.clone())
             .collect();
         for path in followed {
@@ -221,29 +231,33 @@ impl Outbox {
             self.enter_new(change, RecordBaseFrom::Change, stamp, rows);
             return;
         };
-        let current = &lane.current.record;
         // What follows is newer than what is current: a change joins the newest.
-        let joins_next = lane.next.is_some() || current.state == RecordState::Flight;
-        if joins_next || !coalesces(current.op, change.op) {
-            lane.next = match lane.next.take() {
-                None => Some(new_slot(change, RecordBaseFrom::Before, stamp)),
-                Some(next) if !coalesces(next.record.op, change.op) => {
-                    // Three kinds in a row before the first was sent: the middle one is void.
-                    rows.push(Row::DeleteRecord(next.record.seq));
-                    Some(new_slot(change, RecordBaseFrom::Before, stamp))
+        let newest = match lane.after.pop_back() {
+            Some(newest) => Some(newest),
+            None if lane.current.record.state == RecordState::Flight => None,
+            None => {
+                if !coalesces(lane.current.record.op, change.op) {
+                    lane.follow(new_slot(change, RecordBaseFrom::Before, stamp), rows);
+                    self.put_back(path, lane);
+                } else if let Some(slot) = coalesce(lane.current, &change, stamp, rows) {
+                    rows.push(Row::PutRecord(Box::new(slot.record.clone())));
+                    self.put_back(path, Lane::of(slot));
                 }
-                Some(next) => coalesce(next, &change, stamp, rows),
-            };
-            if let Some(next) = &lane.next {
-                rows.push(Row::PutRecord(Box::new(next.record.clone())));
+                return;
             }
-            self.put_back(path, lane);
-            return;
+        };
+        match newest {
+            Some(newest) if coalesces(newest.record.op, change.op) => {
+                if let Some(slot) = coalesce(newest, &change, stamp, rows) {
+                    lane.follow(slot, rows);
+                }
+            }
+            other => {
+                lane.after.extend(other);
+                lane.follow(new_slot(change, RecordBaseFrom::Before, stamp), rows);
+            }
         }
-        if let Some(slot) = coalesce(lane.current, &change, stamp, rows) {
-            rows.push(Row::PutRecord(Box::new(slot.record.clone())));
-            self.put_back(path, Lane { current: slot, next: None, heard: None });
-        }
+        self.put_back(path, lane);
     }
 
     /// Changes the current record of `path` and persists it; `None` when there is none.
@@ -279,29 +293,41 @@ impl Outbox {
     ) -> Option<(Record, Option<Revision>)> {
         let lane = self.take(path)?;
         rows.push(Row::DeleteRecord(lane.current.record.seq));
-        if let Some(mut next) = lane.next {
+        self.promote(path, lane.after, leads_to, now, rows);
+        Some((lane.current.record, lane.heard))
+    }
+
+    /// Makes the first of what follows current, on the base that what was before it led to.
+    fn promote(
+        &mut self,
+        path: &WsPath,
+        mut after: VecDeque<Slot>,
+        leads_to: &Base,
+        now: Duration,
+        rows: &mut Vec<Row>,
+    ) {
+        while let Some(mut next) = after.pop_front() {
             if next.record.base == RecordBase::Follows {
                 next.record.base = RecordBase::Known(leads_to.clone());
             }
-            let void =
-                next.record.op == Op::Delete && next.record.base == RecordBase::Known(Base::Absent);
-            if void {
+            if is_void(&next.record) {
                 rows.push(Row::DeleteRecord(next.record.seq));
-            } else {
-                next.changed_at = next.changed_at.min(now);
-                rows.push(Row::PutRecord(Box::new(next.record.clone())));
-                self.put_back(path.clone(), Lane { current: next, next: None, heard: None });
+                continue;
             }
+            next.changed_at = next.changed_at.min(now);
+            rows.push(Row::PutRecord(Box::new(next.record.clone())));
+            let lane = Lane { current: next, after, heard: None };
+            return self.put_back(path.clone(), lane);
         }
-        Some((lane.current.record, lane.heard))
     }
 
     /// Folds what follows into the current record, which then carries the newest content: its
     /// request is over and it is about to be decided as a whole.
     pub fn fold(&mut self, path: &WsPath, rows: &mut Vec<Row>) {
         let Some(mut lane) = self.take(path) else { return };
-        if let Some(next) =
-            lane.next.take_if(|next| coalesces(lane.current.record.op, next.record.op))
+        let mut folded = false;
+        while let Some(next) =
+            lane.after.pop_front_if(|next| coalesces(lane.current.record.op, next.record.op))
         {
             rows.push(Row::DeleteRecord(next.record.seq));
             let current = &mut lane.current;
@@ -313,7 +339,15 @@ impl Outbox {
             current.changed_at = next.changed_at;
             current.held_until = next.held_until;
             current.refusals = 0;
-            rows.push(Row::PutRecord(Box::new(current.record.clone())));
+            folded = true;
+        }
+        if folded && is_void(&lane.current.record) {
+            rows.push(Row::DeleteRecord(lane.current.record.seq));
+            let now = lane.current.changed_at;
+            return self.promote(path, lane.after, &Base::Absent, now, rows);
+        }
+        if folded {
+            rows.push(Row::PutRecord(Box::new(lane.current.record.clone())));
         }
         self.put_back(path.clone(), lane);
     }
@@ -328,7 +362,7 @@ impl Outbox {
         let path = change.path.clone();
         let slot = new_slot(change, base, stamp);
         rows.push(Row::PutRecord(Box::new(slot.record.clone())));
-        self.put_back(path, Lane { current: slot, next: None, heard: None });
+        self.put_back(path, Lane::of(slot));
     }
 
     /// Takes a lane out, with all it counts for.
@@ -345,18 +379,18 @@ impl Outbox {
         for record in lane.records() {
             self.count(record, true);
         }
-        let Lane { current, next, heard } = lane;
+        let Lane { current, after, heard } = lane;
         if current.record.state == RecordState::Waiting {
             self.waiting.insert(current.record.seq, path.clone());
         }
-        self.lanes.insert(path, Lane { current, next, heard });
+        self.lanes.insert(path, Lane { current, after, heard });
     }
 
     fn enter(&mut self, path: WsPath, slot: Slot) {
         if slot.record.state == RecordState::Waiting {
             self.waiting.insert(slot.record.seq, path.clone());
         }
-        self.lanes.insert(path, Lane { current: slot, next: None, heard: None });
+        self.lanes.insert(path, Lane::of(slot));
     }
 
     fn count(&mut self, record: &Record, add: bool) {
@@ -424,6 +458,13 @@ fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Slot {
     Slot { record, first_at: stamp.now, changed_at: stamp.now, held_until, refusals: 0 }
 }
 
+/// Whether there is nothing to do: to remove what never was sent and was not there before.
+fn is_void(record: &Record) -> bool {
+    record.op == Op::Delete
+        && record.base == RecordBase::Known(Base::Absent)
+        && record.sent.is_empty()
+}
+
 /// Whether a newer change of kind `newer` can take the place of an unsent one of kind `older`.
 /// Files and folders of one name are different things at the remote and are sent one by one.
 fn coalesces(older: Op, newer: Op) -> bool {
@@ -464,7 +505,11 @@ fn coalesce(mut older: Slot, newer: &Change, stamp: Stamp, rows: &mut Vec<Row>) 
     // Newer content deserves a new try even where the older was refused.
     record.state = RecordState::Waiting;
     older.changed_at = stamp.now;
-    older.held_until = newer.held_until;
+    // A file that is written all the time must not put off its sending each time.
+    older.held_until = match (older.held_until, newer.held_until) {
+        (Some(older), Some(newer)) => Some(older.min(newer)),
+        (_, newer) => newer,
+    };
     older.refusals = 0;
     Some(older)
 }

@@ -60,6 +60,10 @@ impl Fs {
             body.exact || mode.truncate
         };
         let file = self.shared.contents.open.open(ino, mode.write);
+        if mode.write {
+            // From now on somebody has to look whether its bytes grow old uncommitted.
+            self.shared.nudge.notify_one();
+        }
         let handle = self.take_handle();
         self.handles.insert(handle, Handle { file: Arc::clone(&file), mode });
         if mode.truncate {
