@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::connect_info::Connected;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -29,6 +30,7 @@ use mountctl::api::{
     PauseRequest, ResumeReply, StatusReply, UnmountReply, UnmountRequest, route, schema,
 };
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -289,21 +291,28 @@ async fn conflicts(State(control): State<Arc<Control>>) -> Response {
     control.success(schema::CONFLICTS, began, list)
 }
 
-/// The body of a request; an empty one is all defaults.
-fn body<T: Default>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorBody> {
-    match body {
-        Ok(Json(body)) => Ok(body),
-        Err(JsonRejection::MissingJsonContentType(_)) => Ok(T::default()),
-        Err(error) => Err(ErrorBody::new(ErrorCode::InvalidArgument, error.body_text())),
+/// The body of a request: a JSON object, whatever type it is announced as; an empty one is all
+/// defaults.
+fn body<T: Default + DeserializeOwned>(
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, ErrorBody> {
+    let wrong = |message: String| ErrorBody::new(ErrorCode::InvalidArgument, message);
+    let bytes = body.map_err(|error| wrong(error.body_text()))?;
+    if bytes.is_empty() {
+        return Ok(T::default());
     }
+    // By way of a map: a struct would be read from a list as well.
+    serde_json::from_slice(&bytes)
+        .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
+        .map_err(|error| wrong(format!("the body is not a JSON object as expected: {error}")))
 }
 
 async fn pause(
     State(control): State<Arc<Control>>,
-    request: Result<Json<PauseRequest>, JsonRejection>,
+    request: Result<Bytes, BytesRejection>,
 ) -> Response {
     let began = control.began();
-    let request = match body(request) {
+    let request: PauseRequest = match body(request) {
         Ok(request) => request,
         Err(error) => return control.failure(began, error),
     };
@@ -358,10 +367,10 @@ async fn resume(State(control): State<Arc<Control>>) -> Response {
 
 async fn flush(
     State(control): State<Arc<Control>>,
-    request: Result<Json<FlushRequest>, JsonRejection>,
+    request: Result<Bytes, BytesRejection>,
 ) -> Response {
     let began = control.began();
-    let request = match body(request) {
+    let request: FlushRequest = match body(request) {
         Ok(request) => request,
         Err(error) => return control.failure(began, error),
     };
@@ -424,10 +433,10 @@ impl Control {
 
 async fn unmount(
     State(control): State<Arc<Control>>,
-    request: Result<Json<UnmountRequest>, JsonRejection>,
+    request: Result<Bytes, BytesRejection>,
 ) -> Response {
     let began = control.began();
-    let request = match body(request) {
+    let request: UnmountRequest = match body(request) {
         Ok(request) => request,
         Err(error) => return control.failure(began, error),
     };

@@ -186,6 +186,7 @@ async fn load_credential(config: &Config) -> Result<Credential, Report> {
                     "TOKEN_FILE",
                     format!("token file {}: {error}", file.display()),
                 )
+                .fix("write the token to it, for you alone to read, or name another one")
             })?;
             check_token_file(file)?;
             Some(text.trim().to_owned())

@@ -16,6 +16,7 @@ use crate::engine::Shared;
 use crate::engine::core::{Core, Now, Stream};
 use crate::engine::link::{Cause, Way};
 use crate::engine::plan::Hold;
+use crate::node::Kind;
 use crate::record::{Op, RecordState};
 use crate::remote::credential::Claims;
 
@@ -218,16 +219,17 @@ pub(super) fn outbox(shared: &Shared) -> OutboxList {
                 (RecordState::Waiting, None) if core.link.is_down() => (ApiState::Backoff, None),
                 (RecordState::Waiting, None) => (ApiState::Queued, None),
             };
-            let is_link = record
-                .ino
-                .and_then(|ino| core.tree.get(ino))
-                .is_some_and(|node| matches!(node.kind, crate::node::Kind::Symlink { .. }));
+            let node = record.ino.and_then(|ino| core.tree.get(ino));
+            let target = node.and_then(|node| match &node.kind {
+                Kind::Symlink { target } => Some(target.len() as u64),
+                Kind::File(_) | Kind::Dir { .. } => None,
+            });
             records.push(OutboxRecord {
                 id: record.seq.0.to_string(),
-                op: op(record.op, is_link),
+                op: op(record.op, target.is_some()),
                 path: record.path.as_str().to_owned(),
                 from: None,
-                size: (record.op == Op::Put).then_some(record.size),
+                size: (record.op == Op::Put).then(|| target.unwrap_or(record.size)),
                 state,
                 reason,
                 age_ms: age_ms(record.recorded_at, now),

@@ -24,7 +24,7 @@ pub(super) fn mountpoint_report(error: MountpointError) -> Report {
             "unmount it first (mountctl unmount -m {0}, or umount {0}), or choose another folder",
             path.display()
         )),
-        MountpointError::Unusable { .. } => report,
+        MountpointError::Unusable { .. } => report.fix("choose another folder"),
     }
 }
 
