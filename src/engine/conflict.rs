@@ -158,7 +158,7 @@ impl Shared {
     fn still_current(&self, record: &Record) -> bool {
         let core = self.core();
         let lane = core.outbox.lane(&record.path);
-        lane.is_some_and(|lane| lane.current.record.seq == record.seq && lane.next.is_none())
+        lane.is_some_and(|lane| lane.current.record.seq == record.seq && lane.after.is_empty())
     }
 
     fn ours(&self, record: &Record, state: &OpenState) -> io::Result<Ours> {

@@ -457,7 +457,7 @@ impl Core {
 #[derive(Debug, Clone)]
 pub(super) struct Occupant {
     pub(super) ino: Ino,
-    is_dir: bool,
+    pub(super) is_dir: bool,
     local_only: bool,
     pub(super) synced: Option<Synced>,
     blob: Option<BlobId>,

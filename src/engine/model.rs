@@ -24,9 +24,7 @@ use crate::digest::Digest;
 use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node};
 use crate::path::WsPath;
 use crate::record::{ConflictRow, Op, Record, Seq};
-use crate::remote::{
-    Capabilities, EventChange, Metadata, Outcome, RemoteError, RemoteFile, Size,
-};
+use crate::remote::{Capabilities, EventChange, Metadata, Outcome, RemoteError, RemoteFile, Size};
 use crate::revision::{Precondition, Revision};
 use crate::store::{Loaded, Row};
 
@@ -157,7 +155,9 @@ impl Disk {
                 Row::PutNode(node) => drop(self.nodes.insert(node.ino, *node)),
                 Row::DeleteNode(ino) => drop(self.nodes.remove(&ino)),
                 Row::PutBlob(id, _) => drop(self.blobs.insert(id)),
-                Row::DeleteBlob(id) => { self.blobs.remove(&id); },
+                Row::DeleteBlob(id) => {
+                    self.blobs.remove(&id);
+                }
                 Row::PutRecord(record) => drop(self.records.insert(record.seq, *record)),
                 Row::DeleteRecord(seq) => drop(self.records.remove(&seq)),
                 Row::SetMeta(key, Some(value)) => drop(self.meta.insert(key.into(), value)),
@@ -426,14 +426,18 @@ impl World {
         // A real server takes a file beside a folder of its name; a mount can only report that.
         let below = |other: &WsPath| other != &path && other.is_within(&path);
         let above = |other: &WsPath| other != &path && path.is_within(other);
-        let folder_here = self.core.tree.resolve(&path).is_some_and(|ino| {
-            self.core.tree.get(ino).unwrap().is_dir()
-        });
+        let folder_here = self
+            .core
+            .tree
+            .resolve(&path)
+            .is_some_and(|ino| self.core.tree.get(ino).unwrap().is_dir());
         let file_above = path.parent().is_some_and(|parent| {
             self.core.tree.resolve(&parent).is_none() && !parent.is_root()
-                || self.core.tree.resolve(&parent).is_some_and(|ino| {
-                    !self.core.tree.get(ino).unwrap().is_dir()
-                })
+                || self
+                    .core
+                    .tree
+                    .resolve(&parent)
+                    .is_some_and(|ino| !self.core.tree.get(ino).unwrap().is_dir())
         });
         if self.remote.files.keys().any(|other| below(other) || above(other))
             || folder_here
@@ -519,10 +523,10 @@ impl World {
                 (Op::Put, source, None) => panic!("{source:?} for {}", item.path),
                 _ => None,
             };
-            if let Some(bytes) = bytes {
+            if item.op == Op::Put {
                 let (path, seq) = (item.path.clone(), item.seq);
                 self.step(|core, _, changes| {
-                    core.note_sending(&path, seq, digest(bytes), changes);
+                    core.note_sending(&path, seq, bytes.map(digest), changes);
                 });
             }
             self.tell(format!(
@@ -595,7 +599,7 @@ impl World {
         let (Some(record), Some(theirs)) = (keep, theirs) else { return };
         let lane = self.core.outbox.lane(path);
         let current =
-            lane.is_some_and(|lane| lane.current.record.seq == seq && lane.next.is_none());
+            lane.is_some_and(|lane| lane.current.record.seq == seq && lane.after.is_empty());
         if !current {
             return self.step(|core, now, changes| core.postpone(path, now.mono, changes));
         }
@@ -736,8 +740,7 @@ fn nothing_is_lost_and_both_sides_end_equal() {
         let result = std::panic::catch_unwind(|| {
             let world = history(seed);
             let story = world.story.join("\n");
-            let checked =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.check()));
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.check()));
             assert!(checked.is_ok(), "{story}");
         });
         assert!(result.is_ok(), "MODEL_SEED={seed}");

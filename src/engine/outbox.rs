@@ -462,7 +462,7 @@ fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Slot {
 fn is_void(record: &Record) -> bool {
     record.op == Op::Delete
         && record.base == RecordBase::Known(Base::Absent)
-        && record.sent.is_empty()
+        && record.attempts == 0
 }
 
 /// Whether a newer change of kind `newer` can take the place of an unsent one of kind `older`.
@@ -483,7 +483,7 @@ fn merged_op(older: Op, newer: Op) -> Op {
 /// The one record that has the effect of both; `None` when together they have none.
 fn coalesce(mut older: Slot, newer: &Change, stamp: Stamp, rows: &mut Vec<Row>) -> Option<Slot> {
     let record = &mut older.record;
-    let never_there = record.base == RecordBase::Known(Base::Absent) && record.sent.is_empty();
+    let never_there = record.base == RecordBase::Known(Base::Absent) && record.attempts == 0;
     let undone = match (record.op, newer.op) {
         (Op::Put | Op::Meta, Op::Delete) => never_there,
         (Op::MakeDir, Op::RemoveDir) | (Op::RemoveDir, Op::MakeDir) => record.attempts == 0,

@@ -328,7 +328,7 @@ impl Core {
             && old.moved_to == record.ino
             && old.state == RecordState::Waiting
             && old.sent.is_empty()
-            && lane.next.is_none()
+            && lane.after.is_empty()
             && self.reset_suspected.is_none();
         let Some(Base::Revision(revision)) = old.known_base().filter(|_| free) else { return None };
         Some((origin, Precondition::Match(revision.clone())))

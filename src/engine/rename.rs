@@ -144,6 +144,14 @@ impl Core {
     ) {
         let old_path: BTreeMap<Ino, &WsPath> =
             before.iter().map(|(path, occupant)| (occupant.ino, path)).collect();
+        // A file and a folder of one name are two things at the remote: the old one goes first.
+        for (path, occupant) in before {
+            let there = self.tree.resolve(path).and_then(|ino| self.tree.get(ino));
+            if there.is_some_and(|node| node.is_dir() != occupant.is_dir) {
+                let moved_to = moved.contains(&occupant.ino).then_some(occupant.ino);
+                self.record_removal(path, occupant, moved_to, now, changes);
+            }
+        }
         for &ino in moved {
             let Some(path) = self.tree.path_of(ino) else { continue };
             let Some(node) = self.tree.get(ino) else { continue };

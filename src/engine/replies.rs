@@ -37,10 +37,20 @@ pub struct Answer {
 
 impl Core {
     /// Notes what is about to be sent, so that its fate can be settled even after a crash.
-    pub fn note_sending(&mut self, path: &WsPath, seq: Seq, digest: Digest, changes: &mut Changes) {
+    pub fn note_sending(
+        &mut self,
+        path: &WsPath,
+        seq: Seq,
+        digest: Option<Digest>,
+        changes: &mut Changes,
+    ) {
         let current = self.outbox.lane(path).is_some_and(|lane| lane.current.record.seq == seq);
         if current {
-            self.outbox.update(path, &mut changes.rows, |slot| slot.record.note_sent(digest));
+            self.outbox.update(path, &mut changes.rows, |slot| {
+                if let Some(digest) = digest {
+                    slot.record.note_sent(digest);
+                }
+            });
         }
     }
 
@@ -230,6 +240,10 @@ impl Core {
 
     /// A newer change that waited behind a record which is to be sent again joins it.
     fn fold_waiting(&mut self, path: &WsPath, changes: &mut Changes) {
+        // What was taken for our echo was not: nothing of ours was accepted.
+        if self.outbox.lane_mut(path).is_some_and(|lane| lane.heard.take().is_some()) {
+            self.note_recheck(path, changes);
+        }
         let before: Vec<_> = self
             .outbox
             .lane(path)
@@ -323,7 +337,7 @@ impl Core {
     ) {
         tracing::warn!(%path, code, message, "change refused by the server, parked");
         self.note_error(code, &format!("{path}: {message}"), now.wall);
-        let newer = self.outbox.lane(path).is_some_and(|lane| lane.next.is_some());
+        let newer = self.outbox.lane(path).is_some_and(|lane| !lane.after.is_empty());
         self.outbox.update(path, &mut changes.rows, |slot| {
             slot.record.last_error = Some(message.to_owned());
             slot.record.state = if newer {

@@ -262,7 +262,7 @@ impl Shared {
         let done = Box::new(move |result| drop(tell.send(result)));
         let noted: Result<(), ((), _)> = self.step_then(done, |core, _, changes: &mut Changes| {
             for (item, digest) in sent {
-                if let Some(digest) = digest {
+                if item.op == Op::Put {
                     core.note_sending(&item.path, item.seq, *digest, changes);
                 }
             }
