@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
@@ -37,7 +38,21 @@ pub async fn follow(path: PathBuf, mut known: Option<String>, changed: impl Fn(O
 /// old one.
 fn start(path: &Path, event: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     let folder = path.parent()?;
-    let told = notify::recommended_watcher(move |_event| event.notify_one());
+    let told = notify::recommended_watcher(move |told: notify::Result<notify::Event>| {
+        // Looking at the file opens and reads it, which is told as well: answering that with
+        // another look would never end.
+        let change = told.map_or(true, |told| match told.kind {
+            EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+            EventKind::Any
+            | EventKind::Create(_)
+            | EventKind::Modify(_)
+            | EventKind::Remove(_)
+            | EventKind::Other => true,
+        });
+        if change {
+            event.notify_one();
+        }
+    });
     let mut watcher = told
         .map_err(|error| tracing::warn!(%error, "files cannot be watched, looking now and then"))
         .ok()?;
