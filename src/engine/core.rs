@@ -497,8 +497,13 @@ impl Core {
             crate::revision::Base::Revision(ours) => heard != ours && !heard.is_older_than(ours),
             crate::revision::Base::Absent | crate::revision::Base::Date(_) => true,
         };
-        if ended.1.as_ref().is_some_and(is_news) {
-            self.note_recheck(path, changes);
+        match &ended.1 {
+            Some(heard) if is_news(heard) => self.note_recheck(path, changes),
+            // The last thing heard was ours: there is nothing newer to look at.
+            Some(_) if self.recheck.remove(path) => {
+                changes.rows.push(Row::DeleteRecheck(path.clone()));
+            }
+            _ => {}
         }
         Some(ended.0)
     }

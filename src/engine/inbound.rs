@@ -97,19 +97,18 @@ impl Core {
                     _ => false,
                 };
                 // Ours may be heard before its reply, which then tells whether the last thing heard
-                // was ours. A move sends no bytes that could be recognised.
-                let may_be_ours = record.state == RecordState::Flight
-                    && match record.op {
-                        Op::Put if !record.sent.is_empty() => {
-                            file.digest.is_some_and(|digest| record.sent.contains(&digest))
-                        }
-                        Op::Put | Op::Meta => file.revision.is_some(),
-                        Op::Delete | Op::MakeDir | Op::RemoveDir => false,
-                    };
-                if may_be_ours && !is_base {
+                // was ours. A move sends no bytes that could be recognised: it is looked at again
+                // unless its reply tells.
+                let recognised = match record.op {
+                    Op::Put => file.digest.is_some_and(|digest| record.sent.contains(&digest)),
+                    Op::Meta => file.revision.is_some(),
+                    Op::Delete | Op::MakeDir | Op::RemoveDir => false,
+                };
+                let in_flight = record.state == RecordState::Flight;
+                if in_flight && !is_base {
                     lane.heard.clone_from(&file.revision);
                 }
-                is_base || may_be_ours
+                is_base || (in_flight && recognised)
             });
             if !judged {
                 self.note_recheck(path, changes);
@@ -144,6 +143,10 @@ impl Core {
             return Inbound::Known;
         }
         let needs_swap = !same_bytes;
+        // Theirs may be an older version than ours; a person decides.
+        if needs_swap && self.reset_suspected.is_some() && self.outlived(ino) {
+            return Inbound::Busy;
+        }
         if needs_swap && (!quiet || must_be_read(file)) {
             self.note_recheck(path, changes);
             return Inbound::Busy;
@@ -340,6 +343,28 @@ impl Core {
             self.outbox.update(&path, &mut changes.rows, |slot| {
                 slot.record.base = RecordBase::Known(Base::Absent);
             });
+        }
+    }
+
+    /// Whether the bytes here are of a version that the server does not know any more since its
+    /// revisions started anew.
+    fn outlived(&self, ino: Ino) -> bool {
+        let Some(node) = self.tree.get(ino) else { return false };
+        let version = node.synced.as_deref();
+        version.is_some_and(|version| version.revision.is_none() && version.digest.is_some())
+            && node.body().is_some_and(|body| body.content != Content::Remote)
+    }
+
+    /// The server has other bytes than those that outlived its reset: ours are recorded, so that
+    /// the two meet as a conflict and both are kept.
+    pub fn offer_outlived(&mut self, entries: &[RemoteEntry], now: Now, changes: &mut Changes) {
+        for entry in entries {
+            let RemoteEntry::File(file) = entry else { continue };
+            let Some(ino) = self.file_at(&file.path) else { continue };
+            let digest = self.tree.get(ino).and_then(|node| node.synced.as_ref()?.digest);
+            if self.outlived(ino) && digest != file.digest && !self.is_pending(&file.path) {
+                self.offer_again(&file.path, now, changes);
+            }
         }
     }
 

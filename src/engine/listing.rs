@@ -31,7 +31,8 @@ const MISSING_MIN: usize = 10;
 pub enum Missing {
     /// It is looked at by itself, and then it is gone here too; too many at once are a reset.
     Confirm,
-    /// A person looked at a suspected reset and said go on: what is here is offered again.
+    /// A person looked at a suspected reset and said go on: what is here is offered again, also
+    /// where the server has other bytes.
     OfferAgain,
 }
 
@@ -50,7 +51,7 @@ impl Shared {
         let first = self.remote.list(None).await?;
         let total = first.total_files;
         self.step(|core, _, _| core.bootstrap = Some((0, total)));
-        let result = self.list_pages(first, known_before, &mut seen).await;
+        let result = self.list_pages(first, known_before, &mut seen, policy).await;
         self.step(|core, _, _| core.bootstrap = None);
         result?;
         // The rules came with the rest, if there are any.
@@ -70,6 +71,7 @@ impl Shared {
         first: ListPage,
         known_before: usize,
         seen: &mut HashSet<Ino>,
+        policy: Missing,
     ) -> Result<(), RemoteError> {
         let small = first.total_files.is_some_and(|total| total <= EXPORT_FILES_MAX);
         if small
@@ -77,12 +79,12 @@ impl Shared {
             && first.total_files != Some(0)
             && let Some(page) = self.remote.export(EXPORT_BYTES_MAX).await?
         {
-            self.take_page(&page, seen);
+            self.take_page(&page, seen, policy);
         }
         let mut page = first;
         let mut cursors = HashSet::new();
         loop {
-            self.take_page(&page, seen);
+            self.take_page(&page, seen, policy);
             let Some(next) = page.next.take() else { return Ok(()) };
             if !cursors.insert(next.clone()) {
                 return Err(RemoteError::Garbled {
@@ -93,11 +95,14 @@ impl Shared {
         }
     }
 
-    fn take_page(&self, page: &ListPage, seen: &mut HashSet<Ino>) {
+    fn take_page(&self, page: &ListPage, seen: &mut HashSet<Ino>, policy: Missing) {
         // A page is at most a thousand entries or a small export: a short time under the lock.
         for chunk in page.entries.chunks(256) {
             self.step(|core, now, changes| {
                 let is_open = |ino| self.contents.open.get(ino).is_some();
+                if policy == Missing::OfferAgain {
+                    core.offer_outlived(chunk, now, changes);
+                }
                 core.apply_listing(chunk, seen, is_open, now, changes);
                 if let Some((done, _)) = &mut core.bootstrap {
                     *done += chunk.len() as u64;
