@@ -178,6 +178,10 @@ impl Core {
                 removes || builds_on
             });
             if !own {
+                // Whatever was heard before, it is not the last word.
+                if let Some(lane) = self.outbox.lane_mut(path) {
+                    lane.heard = None;
+                }
                 self.note_recheck(path, changes);
             }
             return Inbound::Busy;

@@ -282,10 +282,12 @@ impl Core {
     }
 
     /// Whether a file that is to go stands in the way of this one: above it, or below it where it
-    /// was a folder. A removal that itself waits for this record does not count.
+    /// was a folder. A removal that itself waits for something to be stored does not count: names
+    /// may change places in circles, and servers bear a file and a folder of one name for a while.
     fn blocked_by_kind(&self, record: &Record) -> bool {
         let blocks = |other: &Record| {
-            other.op == Op::Delete && (other.moved_to.is_none() || other.moved_to != record.ino)
+            let waits = other.moved_to.is_some_and(|moved_to| self.outbox.has_put(moved_to));
+            other.op == Op::Delete && !waits
         };
         let mut above = record.path.parent();
         while let Some(path) = above {
