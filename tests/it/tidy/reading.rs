@@ -44,18 +44,23 @@ pub fn project_files() -> Vec<PathBuf> {
 pub fn sources(folder: &str) -> Vec<Source> {
     let folder = root().join(folder);
     let is_rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    let inside = |path: &PathBuf| path.starts_with(&folder) && is_rust(path);
+    let files: Vec<PathBuf> = project_files().into_iter().filter(inside).collect();
+    let tests: Vec<PathBuf> = files.iter().flat_map(|path| test_modules(path)).collect();
     let mut all = Vec::new();
-    for path in project_files().into_iter().filter(|path| path.starts_with(&folder)) {
-        if !is_rust(&path) {
-            continue;
-        }
+    for path in files {
         let text = read(&path);
-        let inside = path.strip_prefix(&folder).unwrap();
-        let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
-        let module = first.trim_end_matches(".rs").to_owned();
-        let is_test = inside
+        let first = path
+            .strip_prefix(&folder)
+            .unwrap()
             .components()
-            .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_string_lossy();
+        let module = first.trim_end_matches(".rs").to_owned();
+        let is_test =
+            tests.iter().any(|test| path.starts_with(test) || path == test.with_extension("rs"));
         let is_code = |line: &&str| !line.trim_start().starts_with("//");
         let above = text.lines().take_while(|line| !line.starts_with("mod tests {"));
         let code = above.filter(is_code).collect::<Vec<_>>().join("\n");
@@ -63,6 +68,15 @@ pub fn sources(folder: &str) -> Vec<Source> {
     }
     assert!(!all.is_empty(), "no sources in {}", folder.display());
     all
+}
+
+/// Where the modules are, without `.rs`, that a file has for its tests only.
+fn test_modules(path: &Path) -> Vec<PathBuf> {
+    let text = read(path);
+    let declared = text.split("#[cfg(test)]\nmod ").skip(1).map(leading_name);
+    let is_root = path.ends_with("lib.rs") || path.ends_with("main.rs");
+    let folder = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
+    declared.map(|name| folder.join(name)).collect()
 }
 
 /// The modules of `src/lib.rs`, group by group as its blank lines part them.
