@@ -213,7 +213,8 @@ impl Shared {
         };
         let applied = self.apply_quietly(ino, apply);
         if let (Some(id), Ok(Some(file))) = (on_disk, &reply) {
-            match self.core().file_at(&path).filter(|_| applied == Inbound::Applied) {
+            let ino = self.core().file_at(&path).filter(|_| applied == Inbound::Applied);
+            match ino {
                 Some(ino) => self.take_file(ino, &path, file, id),
                 None => self.contents.discard(vec![id]),
             }
