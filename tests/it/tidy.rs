@@ -222,7 +222,9 @@ fn documents_name_only_what_exists() {
 fn every_test_that_a_promise_names_exists() {
     let semantics = read(&root().join("docs/semantics.md"));
     let mut named = 0;
-    for span in code_spans(&semantics) {
+    // Types have the same shape, but not in lower case.
+    let is_test = |span: &String| span.starts_with(|c: char| c.is_lowercase());
+    for span in code_spans(&semantics).into_iter().filter(is_test) {
         let Some((file, test)) = span.rsplit_once("::") else { continue };
         let file = file.replace("::", "/");
         let places = [format!("tests/it/{file}.rs"), format!("src/{file}.rs")];
