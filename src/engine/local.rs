@@ -344,17 +344,13 @@ impl Core {
         }
     }
 
-    /// Remote names that this node stood in the way of are looked at again when it goes.
-    fn uncover(&mut self, ino: Ino, changes: &mut Changes) {
-        if self.skipped.is_empty() {
-            return;
-        }
-        let Some(gone) = self.tree.path_of(ino) else { return };
+    /// Remote names that something at `gone` stood in the way of are looked at again.
+    pub(super) fn uncover(&mut self, gone: &WsPath, changes: &mut Changes) {
         let hidden: Vec<WsPath> = self
             .skipped
             .keys()
             .filter_map(|name| WsPath::parse(name).ok())
-            .filter(|path| path.is_within(&gone))
+            .filter(|path| path.is_within(gone))
             .collect();
         for path in hidden {
             self.skipped.remove(path.as_str());
@@ -364,7 +360,11 @@ impl Core {
 
     /// Takes a node out of the tree; `keep` lets it live on by number.
     pub(super) fn detach(&mut self, ino: Ino, keep: bool, changes: &mut Changes) {
-        self.uncover(ino, changes);
+        if !self.skipped.is_empty()
+            && let Some(path) = self.tree.path_of(ino)
+        {
+            self.uncover(&path, changes);
+        }
         if let Some(node) = self.tree.remove(ino, keep) {
             changes.rows.push(Row::DeleteNode(ino));
             if !keep && let Some(body) = node.body() {

@@ -666,7 +666,7 @@ impl World {
             self.core.tree.get(ino).map(Node::is_dir)
         };
         let file_above = path.parent().is_some_and(|above| kind(&above) == Some(false));
-        kind(path) == Some(true) || file_above || self.core.skipped.contains_key(path.as_str())
+        kind(path) == Some(true) || file_above
     }
 
     fn check(&self) {

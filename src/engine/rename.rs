@@ -79,6 +79,9 @@ impl Core {
             self.tree.relocate(ino, new_parent, &Arc::from(new_name));
         }
         self.record_moves(&moved, &before, now, changes);
+        for path in before.keys() {
+            self.uncover(path, changes);
+        }
         for folder in [parent, new_parent] {
             self.touch_folder(folder, now, changes);
         }
