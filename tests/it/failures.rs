@@ -17,7 +17,7 @@ use crate::fuse_or_skip;
 use crate::support::edge::{Edge, reply};
 use crate::support::load::{self, Account, Load};
 use crate::support::observe::{
-    count, history, mount_entries, outbox, stdout, wait_sent, wait_state,
+    count, history, json, mount_entries, outbox, stdout, wait_sent, wait_state,
 };
 use crate::support::server::TOKEN;
 use crate::support::tree::tree;
@@ -600,7 +600,7 @@ fn an_emptied_server_empties_nothing_here() {
 fn a_server_whose_history_went_back_is_not_believed() {
     fuse_or_skip!();
     let mut server = TestServer::new();
-    let mount = Mount::of(&server);
+    let mut mount = Mount::of(&server);
     mount.wait_synced();
     shell(&mount.path(), "for n in $(seq 20); do echo old $n > $n; done");
     mount.flush();
@@ -608,26 +608,43 @@ fn a_server_whose_history_went_back_is_not_believed() {
     server.stop();
     shell(server.storage(), &format!("cp -r . {}/", copy.path().display()));
     server.start();
+    mount.wait_synced();
     shell(&mount.path(), "for n in $(seq 11 30); do echo new $n > $n; done");
     wait_sent(&mount);
+    let newest = format!("evt_{}", history(&server).len());
+    wait_for("the newest event", || {
+        (mount.status()["stream"]["cursor"] == newest.as_str()).then_some(())
+    });
     let before = tree(&mount.path()).unwrap();
     server.stop();
     shell(server.storage(), &format!("rm -r ./*; cp -r {}/. .", copy.path().display()));
     server.start();
     assert_eq!(server.files().len(), 20);
     wait_for("the suspicion", || (mount.status()["state"] == "reset_suspected").then_some(()));
-    let after = tree(&mount.path()).unwrap();
-    for (path, entry) in &before {
-        assert!(after.contains_key(path), "{path} is gone here");
-        let n: u32 = path[1..].parse().unwrap();
-        if n > 20 {
-            assert_eq!(&after[path], entry, "{path}");
-        }
-    }
-    mount.ctl(&["resume"]);
-    wait_for("the end of the suspicion", || {
-        (mount.status()["state"] != "reset_suspected").then_some(())
+    mount.kill9();
+    mount.start();
+    wait_state(&mount, "reset_suspected");
+    assert_eq!(tree(&mount.path()).unwrap(), before);
+    assert_eq!(server.files().len(), 20);
+
+    assert!(mount.ctl(&["resume"]).status.success());
+    // What only this mount has goes there; of what both have, both versions are kept.
+    let conflicts = wait_for("the conflicts", || {
+        let listed = json(&mount, &["conflicts"])["data"]["conflicts"].take();
+        listed.as_array().filter(|listed| listed.len() == 10).cloned()
     });
+    assert_eq!(mount.ctl(&["flush"]).status.code(), Some(7));
+    let files = server.files();
+    for n in 1..=30 {
+        let expected = if n <= 20 { format!("old {n}\n") } else { format!("new {n}\n") };
+        assert_eq!(files[&format!("/{n}")], expected.as_bytes(), "{n}");
+        assert_eq!(fs::read(mount.at(&format!("{n}"))).unwrap(), expected.as_bytes(), "{n}");
+    }
+    for conflict in &conflicts {
+        let n = conflict["path"].as_str().unwrap().trim_start_matches('/');
+        let ours = fs::read(Path::new(conflict["dir"].as_str().unwrap()).join("local")).unwrap();
+        assert_eq!(ours, format!("new {n}\n").as_bytes());
+    }
 }
 
 /// The daemon is killed again and again under load, with and without its server: whatever `close`

@@ -1,7 +1,6 @@
 //! Starts that cannot work: one clear error with what to do, the right exit code, and nothing
 //! changed. And the ways to start that the help shows, as somebody new would try them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -73,7 +72,14 @@ impl Home {
         self.run_in(&mountctl(), args).output().unwrap()
     }
 
-    /// Everything in it, but not what is mounted there.
+    /// The lines of the mount table about it.
+    fn mounts(&self) -> Vec<String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let home = self.path().to_str().unwrap();
+        mounts.lines().filter(|line| line.contains(home)).map(str::to_owned).collect()
+    }
+
+    /// Everything in it.
     fn contents(&self) -> Tree {
         tree(self.path()).unwrap()
     }
@@ -87,7 +93,7 @@ impl Home {
 
     #[track_caller]
     fn fails_as(&self, mut command: Command, exit: i32, parts: &[&str]) {
-        let (contents, mounts) = (self.contents(), mount_table());
+        let (contents, mounts) = (self.contents(), self.mounts());
         let output = command.output().unwrap();
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(exit), "{command:?}: {said}");
@@ -106,18 +112,8 @@ impl Home {
         assert!(!said.contains(TOKEN), "the token shows: {said}");
         assert!(output.stdout.is_empty(), "{}", stdout(&output));
         assert_eq!(self.contents(), contents, "something was changed");
-        assert_eq!(mount_table(), mounts, "something was mounted or unmounted");
+        assert_eq!(self.mounts(), mounts, "something was mounted or unmounted");
     }
-}
-
-/// The mounts of this machine below the folder for temporary files that are not of other tests.
-fn mount_table() -> BTreeMap<String, usize> {
-    let mut table = BTreeMap::new();
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    for line in mounts.lines().filter(|line| !line.starts_with("mountd:")) {
-        *table.entry(line.to_owned()).or_default() += 1;
-    }
-    table
 }
 
 /// An address on which nobody listens.
