@@ -379,7 +379,13 @@ impl Core {
             slot.record.attempts += 1;
             slot.held_until = None;
         };
-        self.outbox.mark(path, mark);
+        self.outbox.mark(path, |slot| {
+            mark(slot);
+            // What was fetched since it was recorded must stay until this request is over.
+            if let ItemSource::Blob(blob) = source {
+                slot.record.blob = Some(blob);
+            }
+        });
         if let Some((origin, _)) = &moved_from {
             self.outbox.mark(origin, mark);
         }
