@@ -123,9 +123,7 @@ impl Core {
             return Inbound::Known;
         }
         if node.is_dir() {
-            let reason = "a folder has the same name".to_owned();
-            self.skip([Skipped { name: path.as_str().to_owned(), reason }]);
-            return Inbound::Skipped;
+            return self.hidden(path, "a folder has the same name", changes);
         }
         let ours = node.synced.as_deref().cloned().unwrap_or_default();
         let same_revision = ours.revision.is_some() && ours.revision == file.revision;
@@ -157,6 +155,14 @@ impl Core {
         }
         changes.invalidations.push(Invalidation::Node(ino));
         Inbound::Applied
+    }
+
+    /// Something here has the name, or that of a folder above. It is reported now, looked at again
+    /// when its way is free, and after a restart, which forgets what was reported.
+    fn hidden(&mut self, path: &WsPath, reason: &str, changes: &mut Changes) -> Inbound {
+        self.skip([Skipped { name: path.as_str().to_owned(), reason: reason.to_owned() }]);
+        changes.rows.push(Row::PutRecheck(path.clone()));
+        Inbound::Skipped
     }
 
     /// The remote has no such file.
@@ -486,9 +492,7 @@ impl Core {
             return Inbound::Skipped;
         };
         let Some(parent) = self.folder_at(&folder, now, changes) else {
-            let reason = "a file has the name of its folder".to_owned();
-            self.skip([Skipped { name: file.path.as_str().to_owned(), reason }]);
-            return Inbound::Skipped;
+            return self.hidden(&file.path, "a file has the name of its folder", changes);
         };
         let body = self.body_for(file, changes);
         let at = file.metadata.mtime.or(file.edited_at).unwrap_or(now.wall);

@@ -331,9 +331,10 @@ impl World {
                     RenameMode::Replace
                 };
                 // The filesystem fetches both sides of an exchange first.
-                if mode == RenameMode::Exchange {
-                    self.fetch_below(there);
-                    self.fetch_below(target);
+                if mode == RenameMode::Exchange
+                    && !(self.fetch_below(there) && self.fetch_below(target))
+                {
+                    return;
                 }
                 let before = self.superseded.clone();
                 if let (Some(target), RenameMode::Replace) = (target, mode)
@@ -353,11 +354,12 @@ impl World {
         }
     }
 
-    fn fetch_below(&mut self, top: Option<Ino>) {
-        let Some(top) = top else { return };
-        for ino in self.core.tree.subtree(top) {
-            self.fetch(ino);
-        }
+    fn fetch_below(&mut self, top: Option<Ino>) -> bool {
+        let below = top.map(|top| self.core.tree.subtree(top)).unwrap_or_default();
+        below.into_iter().all(|ino| {
+            let is_file = self.core.tree.get(ino).is_some_and(|node| node.body().is_some());
+            !is_file || self.fetch(ino)
+        })
     }
 
     /// Fetches a content that only the remote has. Returns whether it is here now.
