@@ -15,6 +15,7 @@ use workspaced::{Before, RequestLog};
 
 use crate::on_both_servers;
 use crate::support::hooks::{Act, Hooks, is_write};
+use crate::support::observe::{json, outbox, wait_sent};
 use crate::support::{Kind, Mount, TestServer, bytes, shell, wait_for, wait_within};
 
 on_both_servers!(
@@ -42,7 +43,7 @@ fn a_burst_of_ten_files_is_one_request(kind: Kind) {
         assert!(attempt < 100, "this machine is never fast enough for a burst");
         let folder = format!("burst{attempt}");
         fs::create_dir(mount.at(&folder)).unwrap();
-        drained(&mount);
+        wait_sent(&mount);
         server.log().reset();
         let mut closed = Vec::new();
         for n in 0..10 {
@@ -52,7 +53,7 @@ fn a_burst_of_ten_files_is_one_request(kind: Kind) {
             drop(file);
             closed.push((began, Instant::now()));
         }
-        drained(&mount);
+        wait_sent(&mount);
         let bulk = server.log().count("POST", "/fs/bulk");
         let single = single_requests(&server.log());
         for n in 0..10 {
@@ -89,7 +90,7 @@ fn a_thousand_files_of_many_threads_are_few_requests(kind: Kind) {
             });
         }
     });
-    drained(&mount);
+    wait_sent(&mount);
     let (bulk, single) = (server.log().count("POST", "/fs/bulk"), single_requests(&server.log()));
     println!("1000 files in {bulk} requests");
     assert!(server.files() == expected, "every file arrived with its bytes");
@@ -104,7 +105,7 @@ fn the_first_write_of_a_file_asks_nothing_first(kind: Kind) {
     let mount = synced(&server, &[]);
     server.log().reset();
     fs::write(mount.at("new"), "content").unwrap();
-    drained(&mount);
+    wait_sent(&mount);
     let requests: Vec<_> = server
         .log()
         .recent()
@@ -131,7 +132,7 @@ fn ten_rewrites_are_one_change(kind: Kind) {
         seqs.extend(outbox(&mount).iter().map(|record| record["id"].clone()));
     }
     seqs.dedup();
-    drained(&mount);
+    wait_sent(&mount);
     let (bulk, single) = (server.log().count("POST", "/fs/bulk"), single_requests(&server.log()));
     assert_eq!(server.get("/f").unwrap().0, b"version 9");
     // On a machine so slow that ten rewrites take longer than the longest delay there are more.
@@ -159,7 +160,7 @@ fn rewrites_keep_the_oldest_base(kind: Kind) {
     assert_eq!(outbox(&mount).len(), 1, "one record");
     assert!(mount.ctl(&["resume"]).status.success());
     wait_for("the conflict", || (conflicts(&mount) == 1).then_some(()));
-    let listed = ctl_json(&mount, &["conflicts", "--json"]);
+    let listed = json(&mount, &["conflicts"])["data"].take();
     assert_eq!(listed["conflicts"][0]["base_revision"], base.as_str());
     assert_eq!(server.get("/f").unwrap().0, b"theirs");
 }
@@ -176,7 +177,7 @@ fn a_rewrite_during_a_request_follows_with_its_revision(kind: Kind) {
     fs::write(mount.at("f"), "first").unwrap();
     slowed.wait();
     fs::write(mount.at("f"), "second").unwrap();
-    drained(&mount);
+    wait_sent(&mount);
     let (bulk, single) = (server.log().count("POST", "/fs/bulk"), single_requests(&server.log()));
     assert_eq!((bulk, single), (2, 0), "a look at the server would mean that it was refused");
     assert_eq!(server.get("/f").unwrap().0, b"second");
@@ -198,7 +199,7 @@ fn a_batch_that_is_too_large_splits_and_the_limit_is_remembered(kind: Kind) {
             expected.insert(format!("/f{round}-{n}"), content);
         }
         assert!(mount.ctl(&["resume"]).status.success());
-        drained(mount);
+        wait_sent(mount);
     };
     write(&mount, 0);
     let refused = server.log().count_status("/fs/bulk", 413);
@@ -232,7 +233,7 @@ fn many_deletes_are_few_requests(kind: Kind) {
     assert_eq!(server.files().len(), 301);
     server.log().reset();
     shell(&mount.path(), "rm -r d");
-    drained(&mount);
+    wait_sent(&mount);
     let (bulk, deletes) =
         (server.log().count("POST", "/fs/bulk"), server.log().count("DELETE", "/fs/file"));
     let gets = server.log().count("GET", "/fs/file") + server.log().count("GET", "/fs/raw");
@@ -257,7 +258,7 @@ fn a_file_that_comes_and_goes_sends_nothing(kind: Kind) {
     assert_eq!(mount.status()["uploads"]["queued"], 0, "{:?}", outbox(&mount));
     // What is recorded later is sent later: when this arrived, nothing older is on its way.
     fs::write(mount.at("staying"), "content").unwrap();
-    drained(&mount);
+    wait_sent(&mount);
     let (bulk, single) = (server.log().count("POST", "/fs/bulk"), single_requests(&server.log()));
     assert_eq!((bulk, single), (1, 0));
     let paths: Vec<_> = server.events().into_iter().skip(before).map(|event| event.1).collect();
@@ -275,7 +276,7 @@ fn a_renamed_file_is_never_without_a_name(kind: Kind) {
     mount.flush();
     let sent_before = hooks.body_bytes();
     fs::rename(mount.at("old"), mount.at("new")).unwrap();
-    drained(&mount);
+    wait_sent(&mount);
     let sent = hooks.body_bytes() - sent_before;
     stored_before_removed(&server, "/new", "/old");
     assert!(server.files() == BTreeMap::from([("/new".to_owned(), content.clone())]));
@@ -286,7 +287,7 @@ fn a_renamed_file_is_never_without_a_name(kind: Kind) {
     fs::write(mount.at("old"), "other").unwrap();
     mount.flush();
     fs::rename(mount.at("new"), mount.at("old")).unwrap();
-    drained(&mount);
+    wait_sent(&mount);
     assert!(server.files() == BTreeMap::from([("/old".to_owned(), content)]));
     assert_eq!(conflicts(&mount), 0);
 }
@@ -307,7 +308,7 @@ fn a_renamed_folder_is_never_without_names(kind: Kind) {
     mount.flush();
     let sent_before = hooks.body_bytes();
     fs::rename(mount.at("old"), mount.at("new")).unwrap();
-    drained(&mount);
+    wait_sent(&mount);
     let sent = hooks.body_bytes() - sent_before;
     for path in expected.keys() {
         stored_before_removed(&server, path, &path.replacen("/new", "/old", 1));
@@ -333,7 +334,7 @@ fn a_renamed_file_that_was_never_fetched_keeps_its_bytes(kind: Kind) {
     wait_for("the file in the other mount", || fs::metadata(b.at("old")).ok());
     server.log().reset();
     fs::rename(b.at("old"), b.at("new")).unwrap();
-    drained(&b);
+    wait_sent(&b);
     let fetched = server.log().count("GET", "/fs/raw") + server.log().count("GET", "/fs/file");
     if kind.is_extended() {
         assert_eq!(fetched, 0, "the content was fetched for a rename");
@@ -360,7 +361,7 @@ fn attributes_do_not_send_the_content_again(kind: Kind) {
     let sent_before = hooks.body_bytes();
     server.log().reset();
     shell(&mount.path(), "chmod 751 f; touch -d '2020-02-02 02:02:02Z' f");
-    drained(&mount);
+    wait_sent(&mount);
     let sent = hooks.body_bytes() - sent_before;
     let writes = server.log().count("POST", "/fs/bulk") + server.log().count("PUT", "/fs/file");
     assert!(sent < 4 << 10, "{sent} bytes were sent for a change of attributes");
@@ -426,29 +427,11 @@ fn synced(server: &TestServer, args: &[&str]) -> Mount {
     mount
 }
 
-/// Waits until the outbox is empty, without hurrying it as a flush would.
-#[track_caller]
-fn drained(mount: &Mount) {
-    wait_for("the outbox is empty", || (mount.status()["uploads"]["queued"] == 0).then_some(()));
-}
-
 /// Requests that concern a single file.
 fn single_requests(log: &RequestLog) -> u64 {
     let routes = ["/fs/file", "/fs/raw"];
     let methods = ["GET", "HEAD", "PUT", "DELETE"];
     routes.iter().flat_map(|route| methods.map(|method| log.count(method, route))).sum()
-}
-
-fn ctl_json(mount: &Mount, args: &[&str]) -> serde_json::Value {
-    let output = mount.ctl(args);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut document: serde_json::Value =
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    document["data"].take()
-}
-
-fn outbox(mount: &Mount) -> Vec<serde_json::Value> {
-    ctl_json(mount, &["outbox", "--json"])["records"].as_array().unwrap().clone()
 }
 
 fn conflicts(mount: &Mount) -> u64 {

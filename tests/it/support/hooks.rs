@@ -81,9 +81,9 @@ impl Hooks {
 
     fn apply<T>(&self, request: &RequestHead, pick: impl Fn(&Act) -> Option<T>) -> Option<T> {
         let mut rules = self.rules.lock().unwrap();
-        let rule = rules.iter_mut().find(|rule| {
-            rule.left > 0 && pick(&rule.act).is_some() && (rule.concerns)(request)
-        })?;
+        let rule = rules
+            .iter_mut()
+            .find(|rule| rule.left > 0 && pick(&rule.act).is_some() && (rule.concerns)(request))?;
         rule.left -= 1;
         rule.hits.0.fetch_add(1, Ordering::SeqCst);
         pick(&rule.act)
