@@ -1,8 +1,8 @@
 //! What every test needs: a server, a mount, patience with a bound.
 
 pub mod edge;
-pub mod load;
 pub mod hooks;
+pub mod load;
 pub mod mount;
 pub mod observe;
 pub mod server;
