@@ -348,7 +348,7 @@ impl Core {
             now: now.mono,
             wall: now.wall,
         };
-        changes.recorded.push((change.op, path.clone()));
+        changes.recorded.push((change.op, path));
         self.outbox.record(change, stamp, &mut changes.rows);
         for blob in before {
             self.release_blob(blob, changes);

@@ -661,9 +661,9 @@ fn no_acknowledged_byte_is_lost_by_kills_under_load() {
     for round in 0..12 {
         if rng.random_ratio(1, 3) {
             if online {
-                server.stop()
+                server.stop();
             } else {
-                server.start()
+                server.start();
             }
             online = !online;
         }
