@@ -440,6 +440,8 @@ impl Core {
         tracing::warn!(%path, "renamed here, removed there before its bytes were fetched");
         self.end_record(&path, &Base::Absent, now.mono, changes);
         self.take_out(ino, now, changes);
+        // What it was to replace is still there.
+        self.note_recheck(&path, changes);
     }
 
     /// Puts the remote's bytes in the place of ours.
