@@ -104,7 +104,8 @@ impl Bench<'_> {
         wait("the server has everything", || self.stored(&workspace) == files as u64);
         let drained = ended.elapsed();
         let requests = self.log.count("POST", "/fs/bulk");
-        let single = |method| self.log.count(method, "/fs/file") + self.log.count(method, "/fs/raw");
+        let single =
+            |method| self.log.count(method, "/fs/file") + self.log.count(method, "/fs/raw");
         let others = single("PUT") + single("GET") + single("DELETE");
         self.verify(&home.join("mnt/w"), &workspace);
         daemon.kill().unwrap();
@@ -159,10 +160,7 @@ impl Bench<'_> {
     }
 }
 
-fn serve(
-    runtime: &tokio::runtime::Runtime,
-    storage: &Path,
-) -> (std::net::SocketAddr, RequestLog) {
+fn serve(runtime: &tokio::runtime::Runtime, storage: &Path) -> (std::net::SocketAddr, RequestLog) {
     fs::create_dir_all(storage).unwrap();
     let config = Config::new(storage, Auth::Token(TOKEN.to_owned()));
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));

@@ -13,10 +13,10 @@ pub mod evict;
 pub mod fetch;
 pub mod inbound;
 pub mod link;
-#[cfg(test)]
-mod model;
 pub mod listing;
 pub mod local;
+#[cfg(test)]
+mod model;
 pub mod outbox;
 pub mod plan;
 pub mod rename;

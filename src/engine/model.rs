@@ -661,6 +661,11 @@ impl World {
         panic!("never came to rest: {:?} {:?}", self.core.outbox, self.core.recheck);
     }
 
+    fn is_at(&self, path: &WsPath, synced: &crate::node::Synced) -> bool {
+        let there = self.remote.files.get(path).and_then(|(at, _)| revision(*at));
+        synced.revision.is_some() && synced.revision == there
+    }
+
     /// Whether a folder here has the name of that remote file, or a file that of its folder.
     fn is_hidden(&self, path: &WsPath) -> bool {
         let kind = |path: &WsPath| {
@@ -677,7 +682,12 @@ impl World {
             let Some(path) = self.core.tree.path_of(node.ino) else { continue };
             let digest = match self.bytes_of(node.ino) {
                 Some(bytes) => Some(digest(bytes)),
-                None => node.synced.as_ref().and_then(|synced| synced.digest),
+                // A file that the server moved by itself is known by its revision alone.
+                None => node.synced.as_ref().and_then(|synced| {
+                    let moved = synced.digest.is_none() && self.is_at(&path, synced);
+                    let there = self.remote.files.get(&path).map(|(_, bytes)| digest(*bytes));
+                    if moved { there } else { synced.digest }
+                }),
             };
             here.insert(path, digest);
         }
