@@ -34,9 +34,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::engine::Shared;
 use crate::engine::link::Pause;
 use crate::engine::runner::{Command, Flushed};
+use crate::engine::{Core, Shared};
 use crate::path::WsPath;
 use crate::remote::credential::Credential;
 
@@ -446,14 +446,19 @@ async fn unmount(
     if let Err(error) = control.seal_all().await {
         tracing::error!(code = ?error.code, message = %error.message, "sealing before unmount");
     }
+    let left = |core: &Core| core.outbox.len() - core.outbox.parked();
     let drained = if request.no_wait {
         Ok(control.shared.step(|core, _, _| {
             core.halted = true;
-            core.outbox.len() - core.outbox.parked()
+            left(core)
         }))
     } else {
-        let flushed = control.ask(|reply| Command::Drain { timeout, reply }).await;
-        flushed.map(|flushed| flushed.remaining)
+        tokio::select! {
+            flushed = control.ask(|reply| Command::Drain { timeout, reply }) => {
+                flushed.map(|flushed| flushed.remaining)
+            }
+            () = control.shared.until_hopeless() => Ok(left(&control.shared.core())),
+        }
     };
     match drained {
         Ok(remaining) => {

@@ -38,9 +38,6 @@ use crate::watch;
 /// How long the last tasks may take when the process ends.
 const RUNTIME_END: Duration = Duration::from_secs(2);
 
-/// How long a stop waits for the server when it is known to be out of reach.
-const DRAIN_OFFLINE: Duration = Duration::from_millis(500);
-
 /// Runs a mount until it is told to stop.
 ///
 /// # Errors
@@ -380,10 +377,8 @@ async fn stop_mount(
     mounted: Mounted,
 ) -> usize {
     seal(shared).await;
-    let offline = shared.core().link.is_down() || shared.core().link.pause().is_some();
-    let timeout = if offline { drain.min(DRAIN_OFFLINE) } else { drain };
     let (reply, told) = oneshot::channel();
-    if !timeout.is_zero() && commands.send(Command::Drain { timeout, reply }).await.is_ok() {
+    if !drain.is_zero() && commands.send(Command::Drain { timeout: drain, reply }).await.is_ok() {
         let again = async {
             match signal(SignalKind::interrupt()) {
                 Ok(mut interrupt) => drop(interrupt.recv().await),
@@ -392,7 +387,7 @@ async fn stop_mount(
         };
         tokio::select! {
             _ = told => {}
-            () = out_of_reach(shared) => {}
+            () = shared.until_hopeless() => {}
             () = again => tracing::warn!("not waiting any longer; the rest stays in the outbox"),
         }
     }
@@ -415,16 +410,6 @@ async fn stop_mount(
     }
     let core = shared.core();
     core.outbox.len() - core.outbox.parked()
-}
-
-/// Returns when the server was out of reach for [`DRAIN_OFFLINE`] on end.
-async fn out_of_reach(shared: &Shared) {
-    const LOOK: Duration = Duration::from_millis(50);
-    let mut down = Duration::ZERO;
-    while down < DRAIN_OFFLINE {
-        tokio::time::sleep(LOOK).await;
-        down = if shared.core().link.is_down() { down + LOOK } else { Duration::ZERO };
-    }
 }
 
 async fn seal(shared: &Arc<Shared>) {

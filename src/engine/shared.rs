@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use tokio::sync::{Notify, broadcast};
@@ -19,6 +20,12 @@ const NOTICES_MAX: usize = 1024;
 
 /// How many notices are kept for readers that come later.
 const RECENT_MAX: usize = 256;
+
+/// How long nothing may have been sent before a stop no longer waits for it.
+const HOPELESS_AFTER: Duration = Duration::from_millis(500);
+
+/// How often that is looked at.
+const HOPELESS_LOOK: Duration = Duration::from_millis(50);
 
 /// Something that happened, for people who follow along.
 #[derive(Debug, Clone)]
@@ -137,6 +144,18 @@ impl Shared {
 
     fn core_mut(&self) -> RwLockWriteGuard<'_, Core> {
         self.core.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when it makes no sense any more to wait for the outbox to empty: on end the server is
+    /// out of reach, or uploads are paused.
+    pub async fn until_hopeless(&self) {
+        let mut held = Duration::ZERO;
+        while held < HOPELESS_AFTER {
+            tokio::time::sleep(HOPELESS_LOOK).await;
+            let link = self.core().link.clone();
+            let is_held = link.is_down() || link.pause().is_some();
+            held = if is_held { held + HOPELESS_LOOK } else { Duration::ZERO };
+        }
     }
 
     /// Takes one step on the core. Its rows are submitted before the lock is released, so that the
