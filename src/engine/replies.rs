@@ -124,7 +124,11 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) -> Option<Task> {
-        let record = self.current(&item.path, item.seq)?;
+        let Some(record) = self.current(&item.path, item.seq) else {
+            // It ended meanwhile; an old name that was to be moved must not wait for it.
+            self.requeue(item, 1, changes);
+            return None;
+        };
         let settle = Task::Settle { path: item.path.clone(), seq: item.seq };
         match outcome {
             None => {
@@ -223,18 +227,28 @@ impl Core {
         Some(ino)
     }
 
-    /// Puts an item back to wait. `attempts` 0 takes back that it was tried at all.
+    /// Puts an item back to wait. `attempts` 0 takes back that it was tried at all. A record that
+    /// ended meanwhile stays ended.
     fn requeue(&mut self, item: &Item, attempts: u32, changes: &mut Changes) {
-        let mut paths = vec![&item.path];
-        paths.extend(item.moved_from.as_ref().map(|(origin, _)| origin));
-        for path in paths {
-            self.outbox.update(path, &mut changes.rows, |slot| {
-                slot.record.state = RecordState::Waiting;
-                if attempts == 0 {
-                    slot.record.attempts = slot.record.attempts.saturating_sub(1);
-                }
-            });
-            self.fold_waiting(path, changes);
+        let origin = item.moved_from.as_ref().map(|(origin, _)| origin);
+        let waits = |slot: &mut Slot| {
+            slot.record.state = RecordState::Waiting;
+            if attempts == 0 {
+                slot.record.attempts = slot.record.attempts.saturating_sub(1);
+            }
+        };
+        if self.current(&item.path, item.seq).is_some() {
+            self.outbox.update(&item.path, &mut changes.rows, waits);
+            self.fold_waiting(&item.path, changes);
+        }
+        if let Some(origin) = origin
+            && self.outbox.lane(origin).is_some_and(|lane| {
+                let old = &lane.current.record;
+                old.state == RecordState::Flight && old.moved_to == item.ino
+            })
+        {
+            self.outbox.update(origin, &mut changes.rows, waits);
+            self.fold_waiting(origin, changes);
         }
     }
 
