@@ -243,14 +243,18 @@ fn every_test_that_a_promise_names_exists() {
 /// A file of tests that nobody listed would never run.
 #[test]
 fn every_file_of_tests_is_listed() {
-    let main = read(&root().join("tests/it/main.rs"));
-    for entry in fs::read_dir(root().join("tests/it")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "main") {
-            let listed = main.lines().any(|line| line == format!("mod {module};"));
-            assert!(listed, "tests/it/{name} is not listed in main.rs");
+    let top = root().join("tests/it");
+    let mut wrong = Vec::new();
+    for source in sources("tests/it").iter().filter(|source| !source.path.ends_with("main.rs")) {
+        let folder = source.path.parent().unwrap();
+        let name = source.path.file_stem().unwrap().to_string_lossy();
+        let above = if folder == top { top.join("main.rs") } else { folder.with_extension("rs") };
+        let lists = |line: &str| line.trim_start_matches("pub ") == format!("mod {name};");
+        if !read(&above).lines().any(lists) {
+            wrong.push(format!("{} is not in {}", source.path.display(), above.display()));
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// `mountctl` depends on neither the kernel edge nor the HTTP stack of the daemon.
