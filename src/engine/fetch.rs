@@ -154,7 +154,6 @@ impl Shared {
                     None => {
                         let blob = BlobId(core.take_id(&mut changes.rows));
                         changes.rows.push(Row::PutBlob(blob, bytes.clone()));
-                        self.contents.cache_blob(blob, bytes);
                         Content::Blob(blob)
                     }
                 };

@@ -56,7 +56,6 @@ impl Shared {
                 (Some(bytes), _) if bytes.is_empty() => Content::Empty,
                 (Some(bytes), _) => {
                     let blob = BlobId(core.take_id(&mut changes.rows));
-                    self.contents.cache_blob(blob, bytes);
                     changes.rows.push(Row::PutBlob(blob, bytes.clone()));
                     Content::Blob(blob)
                 }

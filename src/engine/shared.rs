@@ -13,7 +13,7 @@ use crate::clock::SharedClock;
 use crate::content::Contents;
 use crate::node::Ino;
 use crate::remote::Remote;
-use crate::store::{Done, Store};
+use crate::store::{Done, Row, Store};
 
 /// How many notices a slow reader of the event stream may be behind.
 const NOTICES_MAX: usize = 1024;
@@ -165,6 +165,7 @@ impl Shared {
         let mut core = self.core_mut();
         let result = act(&mut core, self.now(), &mut changes);
         self.touched.fetch_or(!changes.rows.is_empty(), Ordering::Relaxed);
+        self.keep_readable(&changes.rows);
         self.store.put(std::mem::take(&mut changes.rows));
         drop(core);
         self.carry_out(changes);
@@ -186,6 +187,7 @@ impl Shared {
         match act(&mut core, self.now(), &mut changes) {
             Ok(value) => {
                 self.touched.store(true, Ordering::Relaxed);
+                self.keep_readable(&changes.rows);
                 self.store.commit(std::mem::take(&mut changes.rows), done);
                 drop(core);
                 self.carry_out(changes);
@@ -195,6 +197,16 @@ impl Shared {
                 self.store.put(std::mem::take(&mut changes.rows));
                 drop(core);
                 Err((error, done))
+            }
+        }
+    }
+
+    /// Keeps new small contents in memory: with the end of the step they may be read, and the store
+    /// has them only when it committed.
+    fn keep_readable(&self, rows: &[Row]) {
+        for row in rows {
+            if let Row::PutBlob(blob, bytes) = row {
+                self.contents.cache_blob(*blob, bytes);
             }
         }
     }

@@ -77,8 +77,9 @@ fn a_thousand_files_of_many_threads_are_few_requests(kind: Kind) {
     let server = kind.server().start();
     let mount = synced(&server, &[]);
     server.log().reset();
-    let expected: BTreeMap<String, Vec<u8>> =
-        (0..1000).map(|n| (format!("/f{n:04}"), bytes(n, 100 + (n as usize * 7) % 900))).collect();
+    let expected: BTreeMap<String, Vec<u8>> = (0..1000_u16)
+        .map(|n| (format!("/f{n:04}"), bytes(n.into(), 100 + usize::from(n) * 7 % 900)))
+        .collect();
     let files: Vec<_> = expected.iter().collect();
     std::thread::scope(|scope| {
         for part in files.chunks(files.len().div_ceil(16)) {
