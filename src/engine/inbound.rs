@@ -13,7 +13,7 @@ use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
 use super::outbox::Lane;
 use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::WsPath;
-use crate::record::{Op, RecordBase, RecordState};
+use crate::record::{Op, RecordState};
 use crate::remote::{EventChange, Metadata, RemoteEntry, RemoteFile, Size, Skipped};
 use crate::revision::{Base, Revision};
 use crate::store::Row;
@@ -334,70 +334,6 @@ impl Core {
             node.is_dir() && node.synced.is_some() && !node.local_only && !seen.contains(&node.ino)
         };
         self.tree.nodes().filter(unseen).filter_map(|node| self.tree.path_of(node.ino)).collect()
-    }
-
-    /// The server's revisions start anew: none that we know says anything any more. Content is
-    /// compared instead.
-    pub fn distrust_revisions(&mut self, changes: &mut Changes) {
-        let known: Vec<Ino> =
-            self.tree.nodes().filter(|node| node.synced.is_some()).map(|node| node.ino).collect();
-        for ino in known {
-            if let Some(synced) = self.tree.get_mut(ino).and_then(|node| node.synced.as_mut()) {
-                synced.revision = None;
-                synced.edited_at = None;
-            }
-            self.put_node(ino, changes);
-        }
-        let paths: Vec<WsPath> = self.outbox.lanes().map(|(path, _)| path.clone()).collect();
-        for path in paths {
-            self.outbox.update(&path, &mut changes.rows, |slot| {
-                slot.record.base = RecordBase::Known(Base::Absent);
-            });
-        }
-    }
-
-    /// Whether the bytes here are of a version that the server does not know any more since its
-    /// revisions started anew.
-    fn outlived(&self, ino: Ino) -> bool {
-        let Some(node) = self.tree.get(ino) else { return false };
-        let version = node.synced.as_deref();
-        version.is_some_and(|version| version.revision.is_none() && version.digest.is_some())
-            && node.body().is_some_and(|body| body.content != Content::Remote)
-    }
-
-    /// The server has other bytes than those that outlived its reset: ours are recorded, so that
-    /// the two meet as a conflict and both are kept.
-    pub fn offer_outlived(&mut self, entries: &[RemoteEntry], now: Now, changes: &mut Changes) {
-        for entry in entries {
-            let RemoteEntry::File(file) = entry else { continue };
-            let Some(ino) = self.file_at(&file.path) else { continue };
-            let digest = self.tree.get(ino).and_then(|node| node.synced.as_ref()?.digest);
-            if self.outlived(ino) && digest != file.digest && !self.is_pending(&file.path) {
-                self.offer_again(&file.path, now, changes);
-            }
-        }
-    }
-
-    /// The remote lost this file: what is here of it is recorded as new.
-    pub fn offer_again(&mut self, path: &WsPath, now: Now, changes: &mut Changes) {
-        let Some(ino) = self.file_at(path) else { return };
-        let Some(node) = self.tree.get_mut(ino) else { return };
-        // Bytes that only the remote had are gone with it; the name stays and says so when read.
-        if node.body().is_none_or(|body| body.content == Content::Remote) {
-            return;
-        }
-        node.synced = None;
-        self.put_node(ino, changes);
-        self.record_node(ino, path, Op::Put, None, now, changes);
-    }
-
-    /// Freezes removals from and at the remote until a person looked, or ends that.
-    pub fn suspect_reset(&mut self, why: Option<String>, changes: &mut Changes) {
-        if let Some(why) = &why {
-            tracing::error!(%why, "the server looks reset: removals are frozen");
-        }
-        changes.rows.push(Row::SetMeta("reset", why.clone()));
-        self.reset_suspected = why;
     }
 
     /// How many files derive from the remote.

@@ -33,6 +33,8 @@ pub struct Slot {
     pub held_until: Option<Duration>,
     /// How often in a row it was refused although the remote is what it was made against.
     pub refusals: u32,
+    /// Whether the bytes last sent are still the ones to send. Not known after a restart.
+    pub sent_is_newest: bool,
 }
 
 /// What waits on one path.
@@ -124,8 +126,14 @@ impl Outbox {
             if record.state == RecordState::Flight {
                 record.state = RecordState::Waiting;
             }
-            let slot =
-                Slot { record, first_at: now, changed_at: now, held_until: None, refusals: 0 };
+            let slot = Slot {
+                record,
+                first_at: now,
+                changed_at: now,
+                held_until: None,
+                refusals: 0,
+                sent_is_newest: false,
+            };
             self.count(&slot.record, true);
             let path = slot.record.path.clone();
             match self.lanes.get_mut(&path) {
@@ -339,6 +347,7 @@ impl Outbox {
             current.changed_at = next.changed_at;
             current.held_until = next.held_until;
             current.refusals = 0;
+            current.sent_is_newest = false;
             folded = true;
         }
         if folded && is_void(&lane.current.record) {
@@ -455,7 +464,8 @@ fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Slot {
         last_error: None,
     };
     let held_until = change.held_until;
-    Slot { record, first_at: stamp.now, changed_at: stamp.now, held_until, refusals: 0 }
+    let (first_at, changed_at) = (stamp.now, stamp.now);
+    Slot { record, first_at, changed_at, held_until, refusals: 0, sent_is_newest: false }
 }
 
 /// Whether there is nothing to do: to remove what never was sent and was not there before.
@@ -511,6 +521,7 @@ fn coalesce(mut older: Slot, newer: &Change, stamp: Stamp, rows: &mut Vec<Row>) 
         (_, newer) => newer,
     };
     older.refusals = 0;
+    older.sent_is_newest = false;
     Some(older)
 }
 

@@ -49,6 +49,7 @@ impl Core {
             self.outbox.update(path, &mut changes.rows, |slot| {
                 if let Some(digest) = digest {
                     slot.record.note_sent(digest);
+                    slot.sent_is_newest = true;
                 }
             });
         }
@@ -395,7 +396,9 @@ impl Core {
     ) -> Option<Record> {
         self.link.heard_from();
         let record = self.current(path, seq)?.clone();
-        let ours = record.sent.last();
+        // Bytes that were changed since they were sent are not what the remote may have.
+        let newest = self.outbox.lane(path).is_some_and(|lane| lane.current.sent_is_newest);
+        let ours = record.sent.last().filter(|_| newest);
         match settle(&record, ours, theirs) {
             Verdict::Adopt => self.settle_adopt(&record, theirs, now, changes),
             Verdict::Resend(base) => self.settle_resend(&record, base, now, changes),
