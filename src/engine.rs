@@ -21,6 +21,7 @@ pub mod outbox;
 pub mod plan;
 pub mod rename;
 pub mod replies;
+pub mod reset;
 pub mod runner;
 pub mod seal;
 pub mod settle;

@@ -13,7 +13,7 @@ use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
 use super::outbox::Lane;
 use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::WsPath;
-use crate::record::{Op, RecordState};
+use crate::record::{Op, RecordBase, RecordState};
 use crate::remote::{EventChange, Metadata, RemoteEntry, RemoteFile, Size, Skipped};
 use crate::revision::{Base, Revision};
 use crate::store::Row;

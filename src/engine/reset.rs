@@ -34,7 +34,7 @@ impl Core {
 
     /// Whether the bytes here are of a version that the server does not know any more since its
     /// revisions started anew.
-    fn outlived(&self, ino: Ino) -> bool {
+    pub(super) fn outlived(&self, ino: Ino) -> bool {
         let Some(node) = self.tree.get(ino) else { return false };
         let version = node.synced.as_deref();
         version.is_some_and(|version| version.revision.is_none() && version.digest.is_some())
