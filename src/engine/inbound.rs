@@ -369,7 +369,11 @@ impl Core {
     pub fn content_lost(&mut self, ino: Ino, now: Now, changes: &mut Changes) {
         self.fetches_planned.remove(&ino);
         let Some(path) = self.tree.path_of(ino) else { return };
-        let Some(node) = self.tree.get(ino).filter(|node| node.origin.is_some()) else { return };
+        let Some(node) = self.tree.get(ino) else { return };
+        // Whatever is to be sent and cannot be had any more is lost, however it got its name.
+        if node.origin.is_none() && !self.outbox.has_put(ino) {
+            return;
+        }
         if node.body().is_none_or(|body| body.content != Content::Remote) {
             return;
         }
