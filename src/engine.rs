@@ -27,6 +27,7 @@ pub mod seal;
 pub mod settle;
 pub mod shared;
 pub mod transfer;
+pub mod verdict;
 
 pub use self::core::{Changes, Core, Invalidation, Now, Settings};
 pub use self::shared::Shared;

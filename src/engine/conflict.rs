@@ -15,8 +15,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::core::SMALL_MAX;
-use super::replies::{base_text, theirs_of};
 use super::shared::{Notice, NoticeKind, Shared};
+use super::verdict::{base_text, theirs_of};
 use crate::content::open::{Body, OpenState};
 use crate::digest::{Digest, Hasher};
 use crate::node::{Content, Kind};

@@ -6,20 +6,15 @@
 use std::time::Duration;
 
 use super::core::{Changes, Core, LastBatch, Now};
-use super::inbound::Source;
 use super::outbox::Slot;
 use super::plan::{Item, Task};
-use super::settle::{Verdict, settle};
 use crate::digest::Digest;
-use crate::node::{Node, Synced};
+use crate::node::Synced;
 use crate::path::WsPath;
-use crate::record::{ConflictRow, Op, Record, RecordBase, RecordState, SENT_MAX, Seq};
-use crate::remote::{Outcome, RemoteError, RemoteFile};
+use crate::record::{Op, Record, RecordState, Seq};
+use crate::remote::{Outcome, RemoteError};
 use crate::revision::{Base, Revision};
 use crate::store::Row;
-
-/// How often a record may be refused although the remote is unchanged before a person must look.
-const REFUSALS_MAX: u32 = 8;
 
 /// Smallest body cap that is ever learned; encoded bytes.
 const BODY_BYTES_MIN: u64 = 16 << 10;
@@ -99,7 +94,7 @@ impl Core {
             .collect()
     }
 
-    fn note_accepted(&mut self, files: u64, bytes: u64, now: Now) {
+    pub(super) fn note_accepted(&mut self, files: u64, bytes: u64, now: Now) {
         let stats = &mut self.stats;
         stats.accepted += files;
         stats.accepted_bytes += bytes;
@@ -163,7 +158,7 @@ impl Core {
         }
     }
 
-    fn current(&self, path: &WsPath, seq: Seq) -> Option<&Record> {
+    pub(super) fn current(&self, path: &WsPath, seq: Seq) -> Option<&Record> {
         let record = &self.outbox.lane(path)?.current.record;
         (record.seq == seq).then_some(record)
     }
@@ -254,7 +249,7 @@ impl Core {
     }
 
     /// A newer change that waited behind a record which is to be sent again joins it.
-    fn fold_waiting(&mut self, path: &WsPath, changes: &mut Changes) {
+    pub(super) fn fold_waiting(&mut self, path: &WsPath, changes: &mut Changes) {
         // What was taken for our echo was not: nothing of ours was accepted.
         if self.outbox.lane_mut(path).is_some_and(|lane| lane.heard.take().is_some()) {
             self.note_recheck(path, changes);
@@ -384,152 +379,6 @@ impl Core {
         }
     }
 
-    /// Decides over a record after the remote's state was read. Returns whether both sides must be
-    /// kept, which needs the disk.
-    pub fn settled(
-        &mut self,
-        path: &WsPath,
-        seq: Seq,
-        theirs: Option<&RemoteFile>,
-        now: Now,
-        changes: &mut Changes,
-    ) -> Option<Record> {
-        self.link.heard_from();
-        let record = self.current(path, seq)?.clone();
-        // Bytes that were changed since they were sent are not what the remote may have.
-        let newest = self.outbox.lane(path).is_some_and(|lane| lane.current.sent_is_newest);
-        let ours = record.sent.last().filter(|_| newest);
-        match settle(&record, ours, theirs) {
-            Verdict::Adopt => self.settle_adopt(&record, theirs, now, changes),
-            Verdict::Resend(base) => self.settle_resend(&record, base, now, changes),
-            Verdict::Keep => return Some(record),
-            Verdict::Yield => self.settle_yield(&record, theirs, now, changes),
-        }
-        None
-    }
-
-    fn settle_resend(&mut self, record: &Record, base: Base, now: Now, changes: &mut Changes) {
-        let path = &record.path;
-        let unchanged = record.known_base() == Some(&base);
-        let lane = self.outbox.lane(path);
-        let refusals = lane.filter(|_| unchanged).map_or(0, |lane| lane.current.refusals + 1);
-        if refusals > REFUSALS_MAX {
-            let message = "refused again and again although nothing changed there";
-            self.park(path, "refused", message, now, changes);
-            return;
-        }
-        self.outbox.update(path, &mut changes.rows, |slot| {
-            let sent = &mut slot.record.sent;
-            // What was sent on another base can arrive no more; the latest on this one still may.
-            sent.drain(..sent.len().saturating_sub(if unchanged { SENT_MAX / 2 } else { 0 }));
-            slot.record.state = RecordState::Waiting;
-            slot.record.base = RecordBase::Known(base);
-            slot.refusals = refusals;
-        });
-        self.fold_waiting(path, changes);
-    }
-
-    fn settle_adopt(
-        &mut self,
-        record: &Record,
-        theirs: Option<&RemoteFile>,
-        now: Now,
-        changes: &mut Changes,
-    ) {
-        let base = match theirs.map(|file| (&file.revision, file.edited_at)) {
-            Some((Some(revision), _)) => Base::Revision(revision.clone()),
-            Some((None, Some(date))) => Base::Date(date),
-            _ => Base::Absent,
-        };
-        let at_path =
-            |node: &Node, core: &Self| core.tree.path_of(node.ino).as_ref() == Some(&record.path);
-        if let (Some(ino), Some(file)) = (record.ino, theirs)
-            && self.tree.get(ino).is_some_and(|node| at_path(node, self))
-            && let Some(node) = self.tree.get_mut(ino)
-        {
-            node.synced = Some(Box::new(Synced {
-                revision: file.revision.clone(),
-                digest: file.digest,
-                edited_at: file.edited_at,
-            }));
-            node.origin = None;
-            self.put_node(ino, changes);
-        }
-        self.end_record(&record.path, &base, now.mono, changes);
-        self.note_accepted(1, record.size, now);
-    }
-
-    /// Our removal, or change of metadata only, gives way to their edit.
-    fn settle_yield(
-        &mut self,
-        record: &Record,
-        theirs: Option<&RemoteFile>,
-        now: Now,
-        changes: &mut Changes,
-    ) {
-        let base = record.known_base().cloned().unwrap_or(Base::Absent);
-        // What follows on this path must not take their version for its base: nobody here saw it.
-        let leads_to = if record.op == Op::Delete { Base::Absent } else { base };
-        self.end_record(&record.path, &leads_to, now.mono, changes);
-        if record.op == Op::Delete
-            && let Some(file) = theirs
-        {
-            tracing::warn!(path = %record.path, "removed here, edited there: the edit stays");
-            let conflict = ConflictRow {
-                id: format!("c-{}", record.seq.0),
-                path: record.path.clone(),
-                at: now.wall,
-                kind: "delete".to_owned(),
-                base_revision: base_text(record),
-                theirs_revision: file.revision.as_ref().map(ToString::to_string),
-                ours: None,
-                theirs: theirs_of(file),
-                folder: String::new(),
-            };
-            self.add_conflict(conflict, changes);
-        }
-        match theirs {
-            Some(file) => {
-                self.stored(file, Source::Read, false, now, changes);
-            }
-            None => self.note_recheck(&record.path, changes),
-        }
-    }
-
-    /// Lists a conflict.
-    pub(super) fn add_conflict(&mut self, conflict: ConflictRow, changes: &mut Changes) {
-        changes.rows.push(Row::PutConflict(Box::new(conflict.clone())));
-        self.conflicts.retain(|other| other.id != conflict.id);
-        self.conflicts.push(conflict);
-    }
-
-    /// Both sides are safe on disk: theirs takes the name, our record ends.
-    pub fn kept(
-        &mut self,
-        record: &Record,
-        theirs: &RemoteFile,
-        conflict: ConflictRow,
-        now: Now,
-        changes: &mut Changes,
-    ) {
-        let base = match (&theirs.revision, theirs.edited_at) {
-            (Some(revision), _) => Base::Revision(revision.clone()),
-            (None, Some(date)) => Base::Date(date),
-            (None, None) => Base::Absent,
-        };
-        self.end_record(&record.path, &base, now.mono, changes);
-        if let Some(ino) = self.tree.resolve(&record.path)
-            && self.tree.get(ino).is_some_and(|node| !node.is_dir())
-        {
-            self.adopt_version(ino, theirs, changes);
-            self.replace(ino, theirs, now, changes);
-            changes.invalidations.push(super::core::Invalidation::Node(ino));
-        }
-        self.add_conflict(conflict, changes);
-        self.recheck.remove(&record.path);
-        changes.rows.push(Row::DeleteRecheck(record.path.clone()));
-    }
-
     /// Lets a record wait a while, e.g. because its file is open.
     pub fn postpone(&mut self, path: &WsPath, until: Duration, changes: &mut Changes) {
         self.outbox.update(path, &mut changes.rows, |slot: &mut Slot| {
@@ -565,23 +414,6 @@ impl Core {
                 .filter(|limit| *limit < self.settings.batch_files_max),
         };
     }
-}
-
-/// The base's revision, for people.
-pub(super) fn base_text(record: &Record) -> Option<String> {
-    match record.known_base()? {
-        Base::Revision(revision) => Some(revision.to_string()),
-        Base::Absent | Base::Date(_) => None,
-    }
-}
-
-/// Size and digest of theirs, where both are known.
-pub(super) fn theirs_of(file: &RemoteFile) -> Option<(u64, Digest)> {
-    let size = match (&file.body, file.size) {
-        (Some(body), _) => body.len() as u64,
-        (None, crate::remote::Size::Exact(size) | crate::remote::Size::AtMost(size)) => size,
-    };
-    Some((size, file.digest?))
 }
 
 /// The code that `mountctl` shows for a failed request.
