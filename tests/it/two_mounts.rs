@@ -46,7 +46,7 @@ fn new_bytes_are_read_where_the_old_ones_were_known(kind: Kind) {
         let name = format!("f{base}");
         fs::write(a.at(&name), bytes(0, base)).unwrap();
         wait_within(SOON, "the file", || {
-            (fs::read(b.at(&name)).ok()? == bytes(0, base)).then_some(())
+            (read_if_there(&b.at(&name))? == bytes(0, base)).then_some(())
         });
         let open = File::open(b.at(&name)).unwrap();
         let sizes = [base, base + 77, base / 3, 0, base];
@@ -70,7 +70,7 @@ fn new_bytes_are_read_where_the_old_ones_were_known(kind: Kind) {
 fn new_bytes_are_seen_through_a_mapping(kind: Kind) {
     let (_server, a, b) = pair(kind);
     fs::write(a.at("f"), "a".repeat(5000)).unwrap();
-    wait_within(SOON, "the file", || fs::read(b.at("f")).ok());
+    wait_within(SOON, "the file", || read_if_there(&b.at("f")));
     let script = "import mmap, sys\n\
         f = open(sys.argv[1], 'rb')\n\
         m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n\
@@ -108,7 +108,7 @@ fn names_come_and_go(kind: Kind) {
     assert!(is_missing(&b.at("new")));
     assert_eq!(names(&b.path()), [""; 0]);
     fs::write(a.at("new"), "new").unwrap();
-    wait_within(SOON, "a new file", || fs::read(b.at("new")).ok());
+    wait_within(SOON, "a new file", || read_if_there(&b.at("new")));
     assert_eq!(names(&b.path()), ["new"]);
 
     // The same some folders down, none of which was there.
@@ -116,7 +116,7 @@ fn names_come_and_go(kind: Kind) {
     assert!(is_missing(&b.at("x/y/z/deep")));
     fs::create_dir_all(a.at("x/y/z")).unwrap();
     fs::write(a.at("x/y/z/deep"), "deep").unwrap();
-    wait_within(SOON, "a file in new folders", || fs::read(b.at("x/y/z/deep")).ok());
+    wait_within(SOON, "a file in new folders", || read_if_there(&b.at("x/y/z/deep")));
     assert_eq!(names(&b.at("x/y")), ["z"]);
     assert_eq!(names(&b.at("x/y/z")), ["deep"]);
 
@@ -131,14 +131,14 @@ fn names_come_and_go(kind: Kind) {
 
     // It comes back, with other bytes.
     fs::write(a.at("new"), "again").unwrap();
-    wait_within(SOON, "it is back", || (fs::read(b.at("new")).ok()? == b"again").then_some(()));
+    wait_within(SOON, "it is back", || (read_if_there(&b.at("new"))? == b"again").then_some(()));
 
     // Renames, of a file and of a folder, onto names that were found missing.
     assert!(is_missing(&b.at("renamed")) && is_missing(&b.at("w")));
     fs::rename(a.at("new"), a.at("renamed")).unwrap();
     fs::rename(a.at("x"), a.at("w")).unwrap();
-    wait_within(SOON, "the renamed file", || fs::read(b.at("renamed")).ok());
-    wait_within(SOON, "the renamed folder", || fs::read(b.at("w/y/z/deep")).ok());
+    wait_within(SOON, "the renamed file", || read_if_there(&b.at("renamed")));
+    wait_within(SOON, "the renamed folder", || read_if_there(&b.at("w/y/z/deep")));
     wait_within(SOON, "the old names are gone", || {
         (is_missing(&b.at("new")) && is_missing(&b.at("x"))).then_some(())
     });
@@ -175,7 +175,7 @@ fn what_is_closed_is_soon_in_the_other_mount(kind: Kind) {
             fs::write(a.at(&name), &content).unwrap();
             let closed = Instant::now();
             wait_within(SOON, "the new bytes", || {
-                (fs::read(b.at(&name)).ok()? == content.as_bytes()).then_some(())
+                (read_if_there(&b.at(&name))? == content.as_bytes()).then_some(())
             });
             closed.elapsed()
         })
@@ -242,7 +242,7 @@ fn without_a_socket_changes_are_asked_for(kind: Kind) {
     assert_eq!(stream["poll_interval_ms"], 1000, "{stream}");
     assert!(refused.count() > 0);
     server.put("/f", b"polled");
-    wait_for("what was asked for", || fs::read(b.at("f")).ok());
+    wait_for("what was asked for", || read_if_there(&b.at("f")));
     server.put("/f", b"polled again");
     wait_for("news of what is known", || {
         (fs::read(b.at("f")).unwrap() == b"polled again").then_some(())
@@ -411,6 +411,16 @@ fn pair(kind: Kind) -> (TestServer, Mount, Mount) {
     a.wait_synced();
     b.wait_synced();
     (server, a, b)
+}
+
+/// The bytes of a file, if it is there. What is there can be read.
+#[track_caller]
+fn read_if_there(path: &Path) -> Option<Vec<u8>> {
+    match fs::read(path) {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => panic!("read {}: {error}", path.display()),
+    }
 }
 
 /// The names in a folder, sorted.
