@@ -658,7 +658,14 @@ impl World {
             self.deliver();
             self.now.mono += Duration::from_secs(2);
         }
-        panic!("never came to rest: {:?} {:?}", self.core.outbox, self.core.recheck);
+        let left: Vec<_> = self
+            .core
+            .outbox
+            .lanes()
+            .flat_map(|(_, lane)| lane.records())
+            .map(|record| (record, record.ino.and_then(|ino| self.core.tree.get(ino))))
+            .collect();
+        panic!("never came to rest: {left:#?} {:?}", self.core.recheck);
     }
 
     fn is_at(&self, path: &WsPath, synced: &crate::node::Synced) -> bool {
