@@ -348,8 +348,22 @@ impl Core {
             now: now.mono,
             wall: now.wall,
         };
-        changes.recorded.push((change.op, path));
+        let made = change.ino.filter(|_| change.op == Op::MakeDir);
+        let records =
+            |core: &Self| core.outbox.lane(&path).map_or(0, |lane| lane.records().count());
+        let newest = self.outbox.lane(&path).and_then(|lane| lane.records().last());
+        let removed = newest.is_some_and(|record| record.op == Op::RemoveDir);
+        let count = records(self);
+        changes.recorded.push((change.op, path.clone()));
         self.outbox.record(change, stamp, &mut changes.rows);
+        // Removed and made again before anything was sent: the remote still has the folder, so its
+        // next removal is news.
+        if let Some(node) = made.filter(|_| removed && records(self) < count)
+            && let Some(folder) = self.tree.get_mut(node)
+        {
+            folder.synced.get_or_insert_default();
+            self.put_node(node, changes);
+        }
         for blob in before {
             self.release_blob(blob, changes);
         }

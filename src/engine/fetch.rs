@@ -40,7 +40,7 @@ impl Shared {
     /// When it is not here and cannot be fetched.
     pub async fn ensure_local(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
         if self.wanted(ino).is_none() {
-            return Ok(());
+            return if self.is_lost(ino) { Err(FetchError::Gone) } else { Ok(()) };
         }
         let gate = Arc::clone(self.fetches.entry(ino).or_default().value());
         let result = {
@@ -72,6 +72,13 @@ impl Shared {
         }
         let path = node.origin.clone().or_else(|| core.tree.path_of(ino))?;
         Some((path, body.size))
+    }
+
+    /// Whether a node lost its last name before its bytes were fetched.
+    fn is_lost(&self, ino: Ino) -> bool {
+        let core = self.core();
+        let body = core.tree.get(ino).and_then(|node| node.body());
+        core.tree.is_unlinked(ino) && body.is_some_and(|body| body.content == Content::Remote)
     }
 
     async fn fetch_content(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {

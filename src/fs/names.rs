@@ -118,6 +118,15 @@ impl Fs {
 
     /// Removes a file or symbolic link.
     pub fn unlink(&self, parent: Ino, name: &str, reply: Reply<()>) {
+        if let Some(ino) = self.open_and_remote((parent, name)) {
+            let name = name.to_owned();
+            let rest = move |fs: Self| fs.unlink_now(parent, &name, reply);
+            return self.after_fetch(ino, rest);
+        }
+        self.unlink_now(parent, name, reply);
+    }
+
+    fn unlink_now(&self, parent: Ino, name: &str, reply: Reply<()>) {
         let slot = ReplySlot::new(reply);
         slot.set(());
         let removed = self.shared.step_then(slot.done(), |core, now, changes| {
@@ -151,6 +160,19 @@ impl Fs {
                 return self.fetch_then_exchange(ino, from, to, reply);
             }
         }
+        if mode == RenameMode::Replace
+            && let Some(ino) = self.open_and_remote(to)
+        {
+            let (from, to) = ((from.0, from.1.to_owned()), (to.0, to.1.to_owned()));
+            let rest = move |fs: Self| {
+                fs.rename_now((from.0, &from.1), (to.0, &to.1), mode, reply);
+            };
+            return self.after_fetch(ino, rest);
+        }
+        self.rename_now(from, to, mode, reply);
+    }
+
+    fn rename_now(&self, from: (Ino, &str), to: (Ino, &str), mode: RenameMode, reply: Reply<()>) {
         let slot = ReplySlot::new(reply);
         slot.set(());
         let moved = self.shared.step_then(slot.done(), |core, now, changes| {
@@ -160,6 +182,28 @@ impl Fs {
         self.ended(moved, &slot);
         self.rules_may_have_changed(from.0, from.1);
         self.rules_may_have_changed(to.0, to.1);
+    }
+
+    /// The open file under a name, when only the remote has its bytes: with the name it would lose
+    /// them for those who have it open.
+    fn open_and_remote(&self, (parent, name): (Ino, &str)) -> Option<Ino> {
+        let core = self.shared.core();
+        let ino = core.tree.child(parent, name)?;
+        let remote = core.tree.get(ino)?.body()?.content == Content::Remote;
+        (remote && self.shared.contents.open.is_open(ino)).then_some(ino)
+    }
+
+    /// Goes on when the bytes of a file are here, or cannot be had: removing a name does not
+    /// depend on the network, only reading without it does.
+    fn after_fetch(&self, ino: Ino, rest: impl FnOnce(Self) + Send + 'static) {
+        let shared = Arc::clone(&self.shared);
+        let again = Self::new(Arc::clone(&self.shared), self.runtime.clone());
+        self.runtime.spawn(async move {
+            if let Err(error) = shared.ensure_local(ino).await {
+                tracing::warn!(ino = ino.0, %error, "an open file loses its name unread");
+            }
+            rest(again);
+        });
     }
 
     fn seal_moved(&self, from: (Ino, &str), to: Option<(Ino, &str)>) -> Result<(), FsError> {
