@@ -30,12 +30,14 @@ on_both_servers!(
     a_lost_reply_is_no_conflict,
     a_lost_reply_of_a_large_file_is_no_conflict,
     a_lost_reply_of_a_removal_is_no_conflict,
+    a_lost_reply_of_a_rename_is_no_conflict,
     a_change_after_a_lost_reply_is_no_conflict,
     a_removal_after_a_lost_reply_leaves_no_ghost,
     a_rename_after_a_lost_reply_leaves_no_ghost,
     a_file_created_again_outlives_its_removal,
     the_own_event_before_the_reply_is_no_conflict,
     a_rename_and_an_edit_of_the_old_name_both_survive,
+    a_rename_of_what_was_removed_there_keeps_what_is_here,
     a_kill_while_a_conflict_is_settled_loses_nothing,
 );
 
@@ -322,6 +324,30 @@ fn a_lost_reply_of_a_removal_is_no_conflict(kind: Kind) {
     no_conflict(&mount);
 }
 
+/// The same for renames, also of a file whose bytes are not here.
+fn a_lost_reply_of_a_rename_is_no_conflict(kind: Kind) {
+    let (server, mount, hooks) = start_hooked(kind);
+    let large = bytes(1, 400 << 10);
+    server.put("/far", &large);
+    fs::write(mount.at("near"), "near").unwrap();
+    mount.flush();
+    settled(&server, &mount);
+    let lost = hooks.add(1, Act::After(After::Drop), is_write);
+    fs::rename(mount.at("near"), mount.at("near 2")).unwrap();
+    fs::rename(mount.at("far"), mount.at("far 2")).unwrap();
+    wait_sent(&mount);
+    assert_eq!(lost.count(), 1);
+    settled(&server, &mount);
+    let names: Vec<String> = server.files().into_keys().collect();
+    assert_eq!(names, ["/far 2", "/marker", "/near 2"]);
+    assert!(server.get("/far 2").unwrap().0 == large);
+    assert_eq!(server.get("/near 2").unwrap().0, b"near");
+    assert!(fs::read(mount.at("far 2")).unwrap() == large);
+    assert_eq!(fs::read(mount.at("near 2")).unwrap(), b"near");
+    assert!(fs::metadata(mount.at("far")).is_err() && fs::metadata(mount.at("near")).is_err());
+    no_conflict(&mount);
+}
+
 /// A file whose request was carried out, whose reply was lost, and that is changed before the
 /// next attempt, arrives with its newest bytes: our own older bytes are nobody else's edit.
 fn a_change_after_a_lost_reply_is_no_conflict(kind: Kind) {
@@ -475,6 +501,31 @@ fn a_rename_and_an_edit_of_the_old_name_both_survive(kind: Kind) {
     wait_for("both in the mount", || fs::read(mount.at("old")).ok());
     assert_eq!(fs::read(mount.at("old")).unwrap(), b"theirs");
     assert_eq!(fs::read(mount.at("new")).unwrap(), b"ours");
+}
+
+/// A file renamed here and removed there lives on under its new name, when its bytes are here.
+/// When they are nowhere any more, that holds up nothing else.
+fn a_rename_of_what_was_removed_there_keeps_what_is_here(kind: Kind) {
+    let (mut server, mount) = start(kind);
+    server.put("/far", &bytes(1, 400 << 10));
+    fs::write(mount.at("near"), "near").unwrap();
+    mount.flush();
+    settled(&server, &mount);
+    server.stop();
+    fs::rename(mount.at("near"), mount.at("near 2")).unwrap();
+    fs::rename(mount.at("far"), mount.at("far 2")).unwrap();
+    fs::write(mount.at("other"), "other").unwrap();
+    server.out_of_reach(|server| {
+        server.delete("/near");
+        server.delete("/far");
+    });
+    server.start();
+    wait_for("what is here arrives", || server.get("/near 2"));
+    wait_for("the rest arrives", || server.get("/other"));
+    wait_sent(&mount);
+    assert_eq!(server.get("/near 2").unwrap().0, b"near");
+    assert_eq!((server.get("/near"), server.get("/far")), (None, None));
+    assert_eq!(fs::read(mount.at("near 2")).unwrap(), b"near");
 }
 
 /// A daemon killed at any moment between hearing of a conflict and having settled it loses
