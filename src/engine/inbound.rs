@@ -378,7 +378,11 @@ impl Core {
             return;
         }
         tracing::warn!(%path, "renamed here, removed there before its bytes were fetched");
-        self.end_record(&path, &Base::Absent, now.mono, changes);
+        for record in self.outbox.cancel(&path, ino, &mut changes.rows) {
+            for blob in record.blobs() {
+                self.release_blob(blob, changes);
+            }
+        }
         self.take_out(ino, now, changes);
         // What it was to replace is still there.
         self.note_recheck(&path, changes);

@@ -305,6 +305,28 @@ impl Outbox {
         Some((lane.current.record, lane.heard))
     }
 
+    /// Drops what a path has of a node whose bytes nobody has any more; what others put there
+    /// stays. Returns what was dropped.
+    pub fn cancel(&mut self, path: &WsPath, ino: Ino, rows: &mut Vec<Row>) -> Vec<Record> {
+        let Some(mut lane) = self.take(path) else { return Vec::new() };
+        let mut dropped = Vec::new();
+        lane.after.retain(|slot| {
+            let keep = slot.record.ino != Some(ino);
+            if !keep {
+                dropped.push(slot.record.clone());
+            }
+            keep
+        });
+        if lane.current.record.ino == Some(ino) {
+            dropped.push(lane.current.record);
+            self.promote(path, lane.after, &Base::Absent, Duration::ZERO, rows);
+        } else {
+            self.put_back(path.clone(), lane);
+        }
+        rows.extend(dropped.iter().map(|record| Row::DeleteRecord(record.seq)));
+        dropped
+    }
+
     /// Makes the first of what follows current, on the base that what was before it led to.
     fn promote(
         &mut self,
