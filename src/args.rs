@@ -44,7 +44,7 @@ Examples:
 /// Options of `mountd mount`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
-    /// [SOURCE] MOUNTPOINT
+    /// SOURCE and MOUNTPOINT, or MOUNTPOINT alone
     #[arg(value_name = "SOURCE MOUNTPOINT", required = true, num_args = 1..=2)]
     pub places: Vec<String>,
     /// Name of the mount: its state folder and its socket (default: from the workspace)

@@ -1,6 +1,6 @@
 //! The store: one SQLite database that holds outbox, nodes, small contents, cursor and conflicts.
 //!
-//! Owns `state.db`. Invariants: one writer thread ([`writer`]) commits what callers submit, in the
+//! Owns `state.db`. Invariants: one writer thread (`writer`) commits what callers submit, in the
 //! order of submission, many callers to one transaction; a step that changes several rows is one
 //! submission and so all or nothing. Rows are plain data; what they mean is decided elsewhere.
 //! Reading back happens at start ([`Store::load`]) and for small contents ([`Store::blob`]).
