@@ -18,6 +18,7 @@
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     missing_docs,
+    clippy::needless_pass_by_value,
     reason = "a program that measures, prints and may panic"
 )]
 

@@ -10,7 +10,7 @@ pub mod tree;
 
 use std::time::{Duration, Instant};
 
-pub use mount::{Mount, MountBuilder};
+pub use mount::Mount;
 pub use server::{Kind, TestServer};
 
 /// How long a test waits for something that should happen at once. Generous: machines are shared.

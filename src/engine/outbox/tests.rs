@@ -70,14 +70,14 @@ fn unsent_changes_coalesce_to_the_newest_content_on_the_oldest_base() {
     check(&[(Put, r1.clone()), (Delete, r2.clone())], &[(Delete, known(&r1))]);
     check(&[(Delete, r1.clone()), (Put, absent.clone())], &[(Put, known(&r1))]);
     check(&[(Meta, r1.clone()), (Put, r2.clone())], &[(Put, known(&r1))]);
-    check(&[(Put, r1.clone()), (Meta, r2.clone())], &[(Put, known(&r1))]);
+    check(&[(Put, r1.clone()), (Meta, r2)], &[(Put, known(&r1))]);
     check(&[(MakeDir, absent.clone()), (RemoveDir, absent.clone())], &[]);
     check(
         &[(Delete, r1.clone()), (MakeDir, absent.clone())],
         &[(Delete, known(&r1)), (MakeDir, RecordBase::Follows)],
     );
     check(
-        &[(Delete, r1.clone()), (MakeDir, absent.clone()), (RemoveDir, absent.clone())],
+        &[(Delete, r1.clone()), (MakeDir, absent.clone()), (RemoveDir, absent)],
         &[(Delete, known(&r1))],
     );
 }

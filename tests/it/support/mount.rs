@@ -1,6 +1,5 @@
 //! A real daemon with a real kernel mount, in folders of its own.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -241,11 +240,4 @@ pub fn mountctl() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_mountd")).with_file_name("mountctl");
     assert!(path.exists(), "{} is missing: run the tests with --workspace", path.display());
     path
-}
-
-/// Reads what is left of a pipe.
-pub fn rest(mut pipe: impl std::io::Read) -> String {
-    let mut text = String::new();
-    drop(pipe.by_ref().read_to_string(&mut text));
-    text
 }

@@ -76,12 +76,6 @@ impl TestServerBuilder {
         self
     }
 
-    /// Serves some of the extensions.
-    pub fn extensions(mut self, extensions: Extensions) -> Self {
-        self.0.extensions = extensions;
-        self
-    }
-
     /// Refuses, delays or cuts requests at the edge.
     pub fn interceptor(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
         self.0.interceptor = Some(interceptor);
