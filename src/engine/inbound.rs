@@ -40,6 +40,15 @@ pub enum Inbound {
     Skipped,
 }
 
+/// What derived from the remote before a listing: what the remote accepts from here meanwhile may
+/// not be in it, and is not missing for that.
+#[derive(Debug)]
+pub struct Known {
+    all: HashSet<Ino>,
+    /// How many of them are files.
+    pub files: usize,
+}
+
 impl Core {
     /// The node at the path of an event, when it is a file: to be locked before the event is
     /// applied.
@@ -315,9 +324,10 @@ impl Core {
     /// The files that derive from the remote, have nothing pending, and that a complete listing
     /// did not show. Each must be looked at by itself before it is believed to be gone.
     #[must_use]
-    pub fn unseen(&self, seen: &HashSet<Ino>) -> Vec<WsPath> {
+    pub fn unseen(&self, known: &Known, seen: &HashSet<Ino>) -> Vec<WsPath> {
         let unseen = |node: &&Node| {
             !node.is_dir()
+                && known.all.contains(&node.ino)
                 && node.synced.is_some()
                 && !node.local_only
                 && !seen.contains(&node.ino)
@@ -329,17 +339,23 @@ impl Core {
 
     /// The explicit folders that a complete listing did not show.
     #[must_use]
-    pub fn unseen_folders(&self, seen: &HashSet<Ino>) -> Vec<WsPath> {
+    pub fn unseen_folders(&self, known: &Known, seen: &HashSet<Ino>) -> Vec<WsPath> {
         let unseen = |node: &&Node| {
-            node.is_dir() && node.synced.is_some() && !node.local_only && !seen.contains(&node.ino)
+            node.is_dir()
+                && known.all.contains(&node.ino)
+                && node.synced.is_some()
+                && !node.local_only
+                && !seen.contains(&node.ino)
         };
         self.tree.nodes().filter(unseen).filter_map(|node| self.tree.path_of(node.ino)).collect()
     }
 
-    /// How many files derive from the remote.
+    /// What derives from the remote now.
     #[must_use]
-    pub fn synced_files(&self) -> usize {
-        self.tree.nodes().filter(|node| !node.is_dir() && node.synced.is_some()).count()
+    pub fn known(&self) -> Known {
+        let synced = || self.tree.nodes().filter(|node| node.synced.is_some());
+        let files = synced().filter(|node| !node.is_dir()).count();
+        Known { all: synced().map(|node| node.ino).collect(), files }
     }
 
     /// Whether a change of the path waits or is in flight.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
+use super::inbound::Known;
 use super::shared::Shared;
 use crate::node::Ino;
 use crate::path::WsPath;
@@ -46,17 +47,17 @@ impl Shared {
         tail: Option<EventId>,
         policy: Missing,
     ) -> Result<(), RemoteError> {
-        let known_before = self.core().synced_files();
+        let known = self.core().known();
         let mut seen = HashSet::new();
         let first = self.remote.list(None).await?;
         let total = first.total_files;
         self.step(|core, _, _| core.bootstrap = Some((0, total)));
-        let result = self.list_pages(first, known_before, &mut seen, policy).await;
+        let result = self.list_pages(first, known.files, &mut seen, policy).await;
         self.step(|core, _, _| core.bootstrap = None);
         result?;
         // The rules came with the rest, if there are any.
         self.reload_rules();
-        self.look_at_missing(known_before, &seen, policy).await?;
+        self.look_at_missing(&known, &seen, policy).await?;
         self.step(|core, _, changes| {
             core.listed = true;
             changes.rows.push(crate::store::Row::SetMeta("listed", Some("1".to_owned())));
@@ -69,13 +70,13 @@ impl Shared {
     async fn list_pages(
         self: &Arc<Self>,
         first: ListPage,
-        known_before: usize,
+        known_files: usize,
         seen: &mut HashSet<Ino>,
         policy: Missing,
     ) -> Result<(), RemoteError> {
         let small = first.total_files.is_some_and(|total| total <= EXPORT_FILES_MAX);
         if small
-            && known_before == 0
+            && known_files == 0
             && first.total_files != Some(0)
             && let Some(page) = self.remote.export(EXPORT_BYTES_MAX).await?
         {
@@ -114,13 +115,13 @@ impl Shared {
 
     async fn look_at_missing(
         self: &Arc<Self>,
-        known_before: usize,
+        known: &Known,
         seen: &HashSet<Ino>,
         policy: Missing,
     ) -> Result<(), RemoteError> {
         let (missing, folders) = {
             let core = self.core();
-            (core.unseen(seen), core.unseen_folders(seen))
+            (core.unseen(known, seen), core.unseen_folders(known, seen))
         };
         if policy == Missing::OfferAgain {
             self.step(|core, now, changes| {
@@ -131,9 +132,12 @@ impl Shared {
             self.nudge.notify_one();
             return Ok(());
         }
-        if missing.len() > MISSING_MIN && missing.len() * 2 > known_before {
-            let why =
-                format!("the server lists {} of {known_before} known files no more", missing.len());
+        if missing.len() > MISSING_MIN && missing.len() * 2 > known.files {
+            let why = format!(
+                "the server lists {} of {} known files no more",
+                missing.len(),
+                known.files
+            );
             self.step(|core, _, changes| core.suspect_reset(Some(why), changes));
             return Ok(());
         }
