@@ -444,7 +444,9 @@ impl Core {
         changes: &mut Changes,
     ) {
         let pending = self.outbox.lane(path).is_some();
-        let known = before.synced.is_some();
+        // A folder that is implied here may be one of its own at the remote: of that nothing is
+        // heard while a file has its name or that of a folder above. Removing none does no harm.
+        let known = before.synced.is_some() || before.implied;
         let op = if before.is_dir { Op::RemoveDir } else { Op::Delete };
         let wanted = !before.local_only
             && (pending || known)
@@ -477,6 +479,7 @@ impl Core {
 pub(super) struct Occupant {
     pub(super) ino: Ino,
     pub(super) is_dir: bool,
+    implied: bool,
     local_only: bool,
     pub(super) synced: Option<Synced>,
     blob: Option<BlobId>,
@@ -491,6 +494,7 @@ impl Occupant {
         Self {
             ino: node.ino,
             is_dir: node.is_dir(),
+            implied: node.kind == (Kind::Dir { explicit: false }),
             local_only: node.local_only,
             synced: node.synced.as_deref().cloned(),
             blob,
