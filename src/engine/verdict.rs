@@ -152,12 +152,16 @@ impl Core {
             (None, None) => Base::Absent,
         };
         self.end_record(&record.path, &base, now.mono, changes);
-        if let Some(ino) = self.tree.resolve(&record.path)
-            && self.tree.get(ino).is_some_and(|node| !node.is_dir())
-        {
-            self.adopt_version(ino, theirs, changes);
-            self.replace(ino, theirs, now, changes);
-            changes.invalidations.push(super::core::Invalidation::Node(ino));
+        match self.tree.resolve(&record.path) {
+            Some(ino) if self.tree.get(ino).is_some_and(|node| !node.is_dir()) => {
+                self.adopt_version(ino, theirs, changes);
+                self.replace(ino, theirs, now, changes);
+                changes.invalidations.push(super::core::Invalidation::Node(ino));
+            }
+            // Ours went meanwhile, or a folder took the name.
+            _ => {
+                self.stored(theirs, Source::Read, true, now, changes);
+            }
         }
         self.add_conflict(conflict, changes);
         self.recheck.remove(&record.path);
