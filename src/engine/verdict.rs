@@ -164,8 +164,6 @@ impl Core {
             }
         }
         self.add_conflict(conflict, changes);
-        self.recheck.remove(&record.path);
-        changes.rows.push(Row::DeleteRecheck(record.path.clone()));
     }
 }
 
