@@ -161,6 +161,9 @@ fn renameat2_keeps_its_promises() {
     // The other mount, which may not have read any of it, swaps back.
     renameat2(AT_FDCWD, &b.at("e"), AT_FDCWD, &b.at("2"), swap).unwrap();
     renameat2(AT_FDCWD, &b.at("l"), AT_FDCWD, &b.at("3"), swap).unwrap();
+    b.flush();
+    eprintln!("EVENTS {:#?}", super::events(&server));
+    eprintln!("BTREE {:?}", shell(&b.path(), "find ."));
     let ours = agree(&server, &b, &a);
     assert_eq!((text(&ours, "/e/sub/f"), text(&ours, "/l")), ("in\n", "two\n"));
     assert_eq!(ours["/3"], Entry::Symlink("1".to_owned()));
