@@ -91,10 +91,7 @@ impl Feed {
     async fn drive(&mut self) {
         loop {
             if let Err(Trouble(reason)) = self.attempt().await {
-                if self.shown != Some(Shown::Down) {
-                    self.shown = Some(Shown::Down);
-                    self.emit(FeedItem::Down { reason }).await;
-                }
+                self.down(reason).await;
                 let delay = self.backoff.next();
                 self.pause(delay).await;
             }
@@ -112,7 +109,17 @@ impl Feed {
             }
         }
         match self.open().await {
-            Ok(socket) => self.follow(socket).await,
+            Ok(socket) => match self.follow(socket).await {
+                // A socket that opens and does not last: until it is tried again, events are asked
+                // for, as where it does not open.
+                Err(Trouble(reason))
+                    if !self.filtered && self.backoff.bound > self.remote.poll_interval =>
+                {
+                    self.down(reason).await;
+                    self.poll().await
+                }
+                ended => ended,
+            },
             Err(FeedError::Cursor) => {
                 if self.filtered {
                     self.at = Position::Unknown;
@@ -347,6 +354,13 @@ impl Feed {
         let tail = newest.as_ref().map(|event| event.id.clone());
         self.at = Position::tail(newest.map(cursor_of));
         self.emit(FeedItem::Reset { tail }).await;
+    }
+
+    async fn down(&mut self, reason: String) {
+        if self.shown != Some(Shown::Down) {
+            self.shown = Some(Shown::Down);
+            self.emit(FeedItem::Down { reason }).await;
+        }
     }
 
     async fn live(&mut self, mode: FeedMode) {

@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -17,8 +18,8 @@ use workspaced::Before;
 use crate::on_both_servers;
 use crate::support::hooks::{Act, Hooks};
 use crate::support::server::encode;
-use crate::support::tree::{Entry, Tree, agree, bytes_of, tree};
-use crate::support::{Kind, Mount, TestServer, bytes, seed, wait_for, wait_within};
+use crate::support::tree::{Entry, Tree, agree, bytes_of, difference, summaries, tree};
+use crate::support::{Kind, Mount, PATIENCE, TestServer, bytes, seed, wait_for, wait_within};
 
 on_both_servers!(
     new_bytes_are_read_where_the_old_ones_were_known,
@@ -27,6 +28,7 @@ on_both_servers!(
     what_is_closed_is_soon_in_the_other_mount,
     the_change_stream_is_live,
     cut_streams_miss_nothing,
+    sockets_that_do_not_last_are_no_reason_to_wait,
     without_a_socket_changes_are_asked_for,
     changes_made_meanwhile_appear_after_the_start,
     a_start_without_the_server_shows_what_was_there,
@@ -205,7 +207,13 @@ fn the_change_stream_is_live(kind: Kind) {
 /// Streams that are cut again and again while files change are brought back by themselves, and
 /// no change is missed.
 fn cut_streams_miss_nothing(kind: Kind) {
-    let (server, a, b) = pair(kind);
+    let server = kind.server().start();
+    let of = |server: &TestServer| {
+        Mount::builder(&server.source()).args(&["--poll-interval", "1s"]).start()
+    };
+    let (a, b) = (of(&server), of(&server));
+    a.wait_synced();
+    b.wait_synced();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for n in 0..150_u32 {
@@ -224,8 +232,33 @@ fn cut_streams_miss_nothing(kind: Kind) {
     });
     server.feeds().disconnect_all();
     agree_on_files(&server, &a, &b);
-    a.wait_synced();
+}
+
+/// Sockets that open and never last do not make changes late: they are asked for meanwhile.
+fn sockets_that_do_not_last_are_no_reason_to_wait(kind: Kind) {
+    let server = kind.server().start();
+    let b = Mount::builder(&server.source()).args(&["--poll-interval", "1s"]).start();
     b.wait_synced();
+    let feeds = server.feeds();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                feeds.disconnect_all();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        wait_for("it asks", || (b.status()["stream"]["mode"] == "polling").then_some(()));
+        for n in 0..3 {
+            let content = format!("content {n}");
+            server.put("/f", content.as_bytes());
+            wait_for("the change", || {
+                (read_if_there(&b.at("f"))? == content.as_bytes()).then_some(())
+            });
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    wait_for("the socket is back", || (b.status()["stream"]["mode"] == "websocket").then_some(()));
 }
 
 /// While the server refuses sockets, changes are asked for at the interval that was set, the
@@ -435,10 +468,22 @@ fn names(folder: &Path) -> Vec<String> {
 /// Waits until a mount shows exactly these files; folders are not compared.
 #[track_caller]
 fn shows_files(mount: &Mount, expected: &BTreeMap<String, Vec<u8>>) -> Tree {
-    wait_for("the mount shows the server's files", || {
-        let shown = tree(&mount.path()).ok()?;
-        (bytes_of(&shown) == *expected).then_some(shown)
-    })
+    let began = Instant::now();
+    loop {
+        // While changes arrive, what was listed may be gone before it is read.
+        let shown = tree(&mount.path());
+        if let Ok(shown) = &shown
+            && bytes_of(shown) == *expected
+        {
+            return shown.clone();
+        }
+        if began.elapsed() > PATIENCE {
+            let shown = summaries(&bytes_of(&shown.unwrap()));
+            let difference = difference(&summaries(expected), &shown);
+            panic!("at the server (left) and shown by the mount: {difference:#?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Both mounts show the server's files. Which folders are empty, and modes, need extensions.
