@@ -234,6 +234,15 @@ fn cut_streams_miss_nothing(kind: Kind) {
     agree_on_files(&server, &a, &b);
 }
 
+/// Ends a thread also when a test fails.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Sockets that open and never last do not make changes late: they are asked for meanwhile.
 fn sockets_that_do_not_last_are_no_reason_to_wait(kind: Kind) {
     let server = kind.server().start();
@@ -242,6 +251,7 @@ fn sockets_that_do_not_last_are_no_reason_to_wait(kind: Kind) {
     let feeds = server.feeds();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = SetWhenDropped(&over);
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
                 feeds.disconnect_all();
@@ -256,7 +266,6 @@ fn sockets_that_do_not_last_are_no_reason_to_wait(kind: Kind) {
                 (read_if_there(&b.at("f"))? == content.as_bytes()).then_some(())
             });
         }
-        over.store(true, Ordering::SeqCst);
     });
     wait_for("the socket is back", || (b.status()["stream"]["mode"] == "websocket").then_some(()));
 }

@@ -29,6 +29,7 @@ impl Interceptor for ByPath {
         match request.path.as_deref() {
             Some("/drop") if status == 202 => After::Drop,
             Some("/garble") => After::Garble,
+            Some("/late") => After::Delay(Duration::from_millis(1)),
             _ => After::Pass,
         }
     }
@@ -49,12 +50,13 @@ async fn requests_are_refused_cut_and_delayed() {
     put("/reset").await.unwrap_err();
     put("/drop").await.unwrap_err();
     assert_eq!(put("/delay").await.unwrap().status(), 202);
+    assert_eq!(put("/late").await.unwrap().status(), 202);
     let garbled = put("/garble").await.unwrap().text().await.unwrap();
     serde_json::from_str::<serde_json::Value>(&garbled).unwrap_err();
-    assert_eq!(server.paths().await, ["/delay", "/drop", "/garble"]);
+    assert_eq!(server.paths().await, ["/delay", "/drop", "/garble", "/late"]);
 
-    assert_eq!(server.requests.count("PUT", "/fs/file"), 5);
-    assert_eq!(server.requests.count_status("/fs/file", 202), 3);
+    assert_eq!(server.requests.count("PUT", "/fs/file"), 6);
+    assert_eq!(server.requests.count_status("/fs/file", 202), 4);
     assert_eq!(server.requests.count("GET", "/fs/tree"), 1);
     let recent = server.requests.recent();
     assert_eq!((recent[0].path.as_deref(), recent[0].status), (Some("/refuse"), 429));
