@@ -112,7 +112,8 @@ fn python_makes_a_virtual_environment() {
     // Byte code is written beside the sources.
     shell(
         &a.path(),
-        "mkdir pkg; echo 'x = 1' > pkg/__init__.py; env -u PYTHONDONTWRITEBYTECODE env/bin/python -c 'import pkg'",
+        "unset PYTHONDONTWRITEBYTECODE; mkdir pkg; echo 'x = 1' > pkg/__init__.py; \
+         env/bin/python -c 'import pkg'",
     );
     let ours = agree(&server, &a, &b);
     assert!(ours.keys().any(|path| path.starts_with("/pkg/__pycache__/")));
@@ -128,7 +129,8 @@ fn cargo_builds_with_a_local_target_folder() {
     shell(&a.path(), "echo target/ > .mountignore; mkdir -p app/src");
     shell(
         &a.path(),
-        "printf '[package]\\nname = \"app\"\\nversion = \"0.1.0\"\\nedition = \"2021\"\\n\\n[workspace]\\n' > app/Cargo.toml",
+        "printf '[package]\\nname = \"app\"\\nversion = \"0.1.0\"\\nedition = \"2021\"\\n\\n\
+         [workspace]\\n' > app/Cargo.toml",
     );
     shell(
         &a.path(),
@@ -188,7 +190,8 @@ if __name__ == "__main__":
     assert all(w.exitcode == 0 for w in workers)
     db.execute("delete from t where i % 3 = 0")
     db.execute("vacuum")
-    print(*db.execute("pragma integrity_check").fetchone(), *db.execute("select n from c").fetchone(),
+    print(*db.execute("pragma integrity_check").fetchone(),
+          *db.execute("select n from c").fetchone(),
           *db.execute("select count(*) from t").fetchone())
 "#;
 

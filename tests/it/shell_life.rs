@@ -191,7 +191,8 @@ fn editors_save_their_way() {
     for options in ["", "backup", "nowritebackup", "backup backupcopy=yes"] {
         shell(&a.path(), "printf 'alpha\\nbeta\\n' > text; rm -f text~");
         agree(&server, &a, &b);
-        let edit = "vim -es -u NONE -N -i NONE -c \"set backupskip= $OPTIONS\" -c '%s/beta/gamma/' -c 'wq' text";
+        let edit = "vim -es -u NONE -N -i NONE -c \"set backupskip= $OPTIONS\" \
+                    -c '%s/beta/gamma/' -c wq text";
         shell(&a.path(), &format!("export OPTIONS='{options}'; {edit}"));
         let ours = agree(&server, &a, &b);
         assert_eq!(text(&ours, "/text"), "alpha\ngamma\n", "{options}");
@@ -243,7 +244,8 @@ fn a_folder_of_1500_files_is_listed_completely() {
     let late = Mount::of(&server);
     late.wait_synced();
     for mount in [&a, &b, &late] {
-        let count = "ls many | wc -l; ls -l many | grep -c file-; find many -type f | sort -u | wc -l; \
+        let count = "ls many | wc -l; ls -l many | grep -c file-; \
+                     find many -type f | sort -u | wc -l; \
                      cat many/* | sort -n | uniq | wc -l";
         assert_eq!(shell(&mount.path(), count), "1500\n1500\n1500\n1500\n");
     }

@@ -176,7 +176,8 @@ fn appends_of_several_processes_are_all_there() {
     fuse_or_skip!();
     let (server, a, b) = pair();
     let append = "for p in 1 2 3 4; do (for i in $(seq 500); do echo \"process $p line $i \
-                  $(printf %060d $i)\" >> log; done) & done; wait; wc -l < log; sort -u log | wc -l";
+                  $(printf %060d $i)\" >> log; done) & done; wait; \
+                  wc -l < log; sort -u log | wc -l";
     // Each line through a descriptor of its own, then all through four that stay open.
     assert_eq!(shell(&a.path(), append), "2000\n2000\n");
     let append = "for p in 1 2 3 4; do (for i in $(seq 500); do echo \"process $p line $i\"; done \
