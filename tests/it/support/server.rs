@@ -11,6 +11,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use workspaced::{Auth, Config, Extensions, Feeds, Interceptor, RequestLog, Server};
 
+use super::wait_for;
+
 /// The token that every test server accepts.
 pub const TOKEN: &str = "test-token";
 
@@ -106,7 +108,7 @@ impl TestServerBuilder {
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             storage: tempfile::tempdir().unwrap(),
             options: self.0,
-            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            addr: own_address(),
             running: None,
         };
         server.start();
@@ -133,11 +135,17 @@ impl TestServer {
     /// Starts it (again), on the same port and storage.
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "already running");
-        let mut config = Config::new(self.storage.path(), self.options.auth.clone());
-        config.extensions = self.options.extensions;
-        config.interceptor.clone_from(&self.options.interceptor);
-        config.max_body_bytes = self.options.max_body_bytes;
-        let server = self.runtime.block_on(Server::bind(config, self.addr)).unwrap();
+        let server = wait_for("the port is free again", || {
+            let mut config = Config::new(self.storage.path(), self.options.auth.clone());
+            config.extensions = self.options.extensions;
+            config.interceptor.clone_from(&self.options.interceptor);
+            config.max_body_bytes = self.options.max_body_bytes;
+            match self.runtime.block_on(Server::bind(config, self.addr)) {
+                Ok(server) => Some(server),
+                Err(workspaced::Error::Listen { .. }) => None,
+                Err(error) => panic!("{error}"),
+            }
+        });
         self.addr = server.local_addr();
         let (log, feeds) = (server.requests(), server.feeds());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -301,6 +309,17 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         if self.running.is_some() {
             self.stop();
+        }
+    }
+}
+
+/// An address that stays this server's while it is stopped: the kernel gives ports of this range to
+/// nobody who does not ask for them.
+fn own_address() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_000..30_000)));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
         }
     }
 }
