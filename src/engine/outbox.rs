@@ -327,6 +327,20 @@ impl Outbox {
         dropped
     }
 
+    /// Lets what follows a folder's removal go first. In memory only: after a restart the same
+    /// circle is found again.
+    pub fn let_pass(&mut self, path: &WsPath) {
+        let Some(mut lane) = self.take(path) else { return };
+        if let Some(mut first) = lane.after.pop_front() {
+            if first.record.base == RecordBase::Follows {
+                first.record.base = RecordBase::Known(Base::Absent);
+            }
+            let removal = std::mem::replace(&mut lane.current, first);
+            lane.after.push_back(removal);
+        }
+        self.put_back(path.clone(), lane);
+    }
+
     /// Makes the first of what follows current, on the base that what was before it led to.
     fn promote(
         &mut self,

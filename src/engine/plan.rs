@@ -165,6 +165,7 @@ impl Core {
         let mut singles = Vec::new();
         let mut fetches = Vec::new();
         let mut unsettled = Vec::new();
+        let mut circles = Vec::new();
         let mut wake_at: Option<Duration> = None;
         let free_singles = SINGLES_MAX.saturating_sub(self.singles_in_flight);
         let files_max = self.batch_limit();
@@ -185,7 +186,12 @@ impl Core {
                     }
                     continue;
                 }
-                Some(Hold::After | Hold::Frozen) => continue,
+                Some(Hold::After | Hold::Frozen) => {
+                    if self.is_in_a_circle(&slot.record) {
+                        circles.push(slot.record.path.clone());
+                    }
+                    continue;
+                }
             }
             oldest = earlier(oldest, Some(slot.first_at));
             let record = &slot.record;
@@ -220,6 +226,10 @@ impl Core {
         for ino in fetches {
             self.fetches_planned.insert(ino, now.mono + FETCH_AGAIN);
             plan.tasks.push(Task::Fetch(ino));
+        }
+        for path in &circles {
+            self.outbox.let_pass(path);
+            plan.deadline = earlier(plan.deadline, Some(now.mono));
         }
         let Some(oldest) = oldest else { return false };
         let settings = &self.settings;
@@ -279,6 +289,20 @@ impl Core {
             Op::Put | Op::MakeDir => self.blocked_by_kind(record).then_some(Hold::After),
             Op::Delete | Op::Meta => None,
         }
+    }
+
+    /// Whether a folder's removal waits for a file to leave it that is to take the folder's name,
+    /// as `mv d/d x && rmdir d && mv x d` makes it: then the file goes first.
+    fn is_in_a_circle(&self, record: &Record) -> bool {
+        if record.op != Op::RemoveDir {
+            return false;
+        }
+        let Some(lane) = self.outbox.lane(&record.path) else { return false };
+        let follower = lane.after.front().filter(|slot| slot.record.op == Op::Put);
+        follower.is_some_and(|slot| {
+            let waits = |other: &Record| other.moved_to == slot.record.ino;
+            self.outbox.below(&record.path).any(|(_, lane)| waits(&lane.current.record))
+        })
     }
 
     /// Whether a file that is to go stands in the way of this one: above it, or below it where it
