@@ -39,17 +39,7 @@ pub async fn follow(path: PathBuf, mut known: Option<String>, changed: impl Fn(O
 fn start(path: &Path, event: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     let folder = path.parent()?;
     let told = notify::recommended_watcher(move |told: notify::Result<notify::Event>| {
-        // Looking at the file opens and reads it, which is told as well: answering that with
-        // another look would never end.
-        let change = told.map_or(true, |told| match told.kind {
-            EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-            EventKind::Any
-            | EventKind::Create(_)
-            | EventKind::Modify(_)
-            | EventKind::Remove(_)
-            | EventKind::Other => true,
-        });
-        if change {
+        if told.map_or(true, |told| is_change(told.kind)) {
             event.notify_one();
         }
     });
@@ -61,4 +51,43 @@ fn start(path: &Path, event: Arc<Notify>) -> Option<notify::RecommendedWatcher> 
         .map_err(|error| tracing::debug!(%error, folder = %folder.display(), "not watched"))
         .ok()?;
     Some(watcher)
+}
+
+/// Whether an event may mean another content. Looking at the file opens and reads it, which is told
+/// as well: answering that with another look would never end.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, ModifyKind};
+
+    use super::*;
+
+    #[test]
+    fn looking_at_a_file_is_no_change_of_it() {
+        for look in [
+            AccessKind::Open(AccessMode::Any),
+            AccessKind::Read,
+            AccessKind::Close(AccessMode::Read),
+        ] {
+            assert!(!is_change(EventKind::Access(look)), "{look:?}");
+        }
+        let written = AccessKind::Close(AccessMode::Write);
+        for change in [
+            EventKind::Access(written),
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Any),
+        ] {
+            assert!(is_change(change), "{change:?}");
+        }
+    }
 }
