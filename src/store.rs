@@ -182,6 +182,17 @@ impl Store {
         Ok(u64::try_from(pages * read("page_size")?).unwrap_or_default())
     }
 
+    /// Bytes of the database that hold nothing any more and are used again before it grows.
+    /// *Blocking:* disk.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = |sql| reader.query_row(sql, [], |row| row.get::<_, u32>(0)).map(u64::from);
+        Ok(value("PRAGMA freelist_count")? * value("PRAGMA page_size")?)
+    }
+
     /// Moves the log into the database file and empties it. *Blocking:* disk.
     pub fn checkpoint(&self) {
         self.writer.checkpoint();
@@ -193,6 +204,7 @@ impl Store {
     /// When the last commit or sync failed.
     pub fn close(&self) -> Result<(), StoreError> {
         self.commit_and_wait(Vec::new(), true)?;
+        self.writer.checkpoint();
         self.writer.stop();
         Ok(())
     }

@@ -47,7 +47,12 @@ impl Core {
 impl Shared {
     /// Drops clean content until local content takes at most `bytes_max`. *Blocking:* disk.
     pub(super) fn make_room(self: &Arc<Self>, bytes_max: u64) {
-        let taken = self.contents.disk_bytes();
+        // The database keeps the room of what was dropped and uses it again.
+        let free = self.store.free_bytes().unwrap_or_else(|error| {
+            tracing::warn!(%error, "room in the state database");
+            0
+        });
+        let taken = self.contents.disk_bytes().saturating_sub(free);
         let Some(mut excess) = taken.checked_sub(bytes_max).filter(|excess| *excess > 0) else {
             return;
         };

@@ -146,3 +146,28 @@ fn of_rows_that_change_the_same_thing_only_the_last_is_written() {
     assert!(left[0].starts_with("DeleteBlob") && left[1].starts_with("PutBlob(BlobId(2)"));
     assert!(left[2].contains("evt_2") && left[3].starts_with("DeleteRecheck"));
 }
+
+#[test]
+fn the_room_of_dropped_contents_is_known_to_be_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("state.db")).unwrap();
+    let before = store.free_bytes().unwrap();
+    let bytes = Bytes::from(vec![7; 1 << 20]);
+    store.commit_and_wait(vec![Row::PutBlob(BlobId(2), bytes)], false).unwrap();
+    assert_eq!(store.free_bytes().unwrap(), before);
+    store.commit_and_wait(vec![Row::DeleteBlob(BlobId(2))], false).unwrap();
+    assert!(store.free_bytes().unwrap() >= before + (1 << 20));
+    store.close().unwrap();
+}
+
+#[test]
+fn nothing_is_left_in_the_log_after_an_orderly_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path).unwrap();
+    store.commit_and_wait(vec![Row::SetMeta("key", Some("value".to_owned()))], false).unwrap();
+    store.close().unwrap();
+    let log = std::fs::metadata(folder.path().join("state.db-wal")).map_or(0, |log| log.len());
+    assert_eq!(log, 0);
+    assert!(std::fs::metadata(path).unwrap().len() > 4096);
+}
