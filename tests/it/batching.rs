@@ -124,24 +124,37 @@ fn the_first_write_of_a_file_asks_nothing_first(kind: Kind) {
 fn ten_rewrites_are_one_change(kind: Kind) {
     let server = kind.server().start();
     let mount = synced(&server, &["--debounce", "300ms", "--max-delay", "2s"]);
-    fs::write(mount.at("f"), "base").unwrap();
-    mount.flush();
-    server.log().reset();
-    let mut seqs = Vec::new();
-    for n in 0..10 {
-        fs::write(mount.at("f"), format!("version {n}")).unwrap();
-        seqs.extend(outbox(&mount).iter().map(|record| record["id"].clone()));
+    for attempt in 0.. {
+        assert!(attempt < 50, "this machine is never fast enough");
+        let name = format!("f{attempt}");
+        let path = format!("/{name}");
+        fs::write(mount.at(&name), "base").unwrap();
+        mount.flush();
+        server.log().reset();
+        let mut written = Vec::new();
+        for n in 0..10 {
+            let began = Instant::now();
+            fs::write(mount.at(&name), format!("version {n}")).unwrap();
+            written.push((began, Instant::now()));
+        }
+        let records = outbox(&mount).len();
+        let listed = Instant::now();
+        wait_sent(&mount);
+        let (bulk, single) =
+            (server.log().count("POST", "/fs/bulk"), single_requests(&server.log()));
+        assert_eq!(server.get(&path).unwrap().0, b"version 9");
+        // Where the machine was busy elsewhere, some were sent before the last was written.
+        let gaps = written.windows(2).map(|two| two[1].1 - two[0].0);
+        let is_quick = gaps.max().unwrap() < Duration::from_millis(290)
+            && listed - written[9].0 < Duration::from_millis(290)
+            && listed - written[0].0 < Duration::from_millis(1900);
+        if is_quick {
+            assert_eq!(records, 1, "records");
+            assert_eq!((bulk, single), (1, 0), "requests");
+            assert_eq!(events_of(&server, &path), ["file.created", "file.updated"]);
+            return;
+        }
     }
-    seqs.dedup();
-    wait_sent(&mount);
-    let (bulk, single) = (server.log().count("POST", "/fs/bulk"), single_requests(&server.log()));
-    assert_eq!(server.get("/f").unwrap().0, b"version 9");
-    // On a machine so slow that ten rewrites take longer than the longest delay there are more.
-    if seqs.len() == 1 {
-        assert_eq!((bulk, single), (1, 0));
-        assert_eq!(events_of(&server, "/f"), ["file.created", "file.updated"]);
-    }
-    assert!(seqs.len() <= 3, "records: {seqs:?}");
 }
 
 /// Rewriting a file does not move what its change is made against: an edit of somebody else
@@ -251,7 +264,7 @@ fn many_deletes_are_few_requests(kind: Kind) {
 /// A file that is created and removed before it was sent leaves no trace at the server.
 fn a_file_that_comes_and_goes_sends_nothing(kind: Kind) {
     let server = kind.server().start();
-    let mount = synced(&server, &["--debounce", "300ms", "--max-delay", "2s"]);
+    let mount = synced(&server, &["--debounce", "1s", "--max-delay", "5s"]);
     let before = server.events().len();
     server.log().reset();
     fs::write(mount.at("passing"), "content").unwrap();
