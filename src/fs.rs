@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use jiff::Timestamp;
 
-use crate::content::OpenFile;
+use crate::content::open::OpenState;
 use crate::engine::Shared;
 use crate::engine::fetch::FetchError;
 use crate::engine::local::LocalError;
@@ -179,6 +179,10 @@ impl Fs {
     /// # Errors
     /// When the node is gone.
     pub fn attributes(&self, ino: Ino) -> Result<Attributes, FsError> {
+        // What is written but not sealed is in the open file, not in the node. Both are looked at
+        // in one step: a seal in between would show neither the one size nor the other.
+        let file = self.shared.contents.open.get(ino);
+        let state = file.as_ref().map(|file| file.lock());
         let mut attributes = {
             let core = self.shared.core();
             let node = core.tree.get(ino).ok_or(LocalError::Stale)?;
@@ -201,11 +205,10 @@ impl Fs {
                 ctime: node.ctime,
             }
         };
-        // What is written but not sealed is in the open file, not in the node.
         if attributes.kind == EntryKind::File
-            && let Some(file) = self.shared.contents.open.get(ino)
+            && let Some(state) = state
         {
-            overlay(&mut attributes, &file)?;
+            overlay(&mut attributes, &state)?;
         }
         Ok(attributes)
     }
@@ -248,8 +251,7 @@ impl Fs {
     }
 }
 
-fn overlay(attributes: &mut Attributes, file: &OpenFile) -> Result<(), FsError> {
-    let state = file.lock();
+fn overlay(attributes: &mut Attributes, state: &OpenState) -> Result<(), FsError> {
     if state.dirty_since.is_some() {
         attributes.mtime = state.mtime;
         attributes.ctime = state.mtime;
