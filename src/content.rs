@@ -61,20 +61,23 @@ impl Contents {
         })
     }
 
-    /// Removes working files that nothing refers to: leftovers of the last run.
+    /// Removes working files that nothing refers to: leftovers of the last run. Returns the lengths
+    /// of the others.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn sweep(&self, used: &BTreeSet<FileId>) -> io::Result<()> {
+    pub fn sweep(&self, used: &BTreeSet<FileId>) -> io::Result<HashMap<FileId, u64>> {
+        let mut lengths = HashMap::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.parse().ok()).map(FileId);
-            if id.is_none_or(|id| !used.contains(&id)) {
-                std::fs::remove_file(entry.path())?;
+            match id.filter(|id| used.contains(id)) {
+                Some(id) => drop(lengths.insert(id, entry.metadata()?.len())),
+                None => std::fs::remove_file(entry.path())?,
             }
         }
-        Ok(())
+        Ok(lengths)
     }
 
     /// The small content `id`.

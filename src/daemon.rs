@@ -264,10 +264,11 @@ fn build(
     let contents = Contents::open(&config.files_dir, store.clone())
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
     let now = Now { mono: clock.monotonic(), wall: clock.wall() };
-    let (core, mut changes) = Core::new(loaded, settings, now, rand::random());
-    contents
+    let (mut core, mut changes) = Core::new(loaded, settings, now, rand::random());
+    let lengths = contents
         .sweep(&core.working_files())
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
+    core.take_lengths(&lengths, &mut changes);
     let mut meta = identity(config).to_vec();
     meta.extend([
         ("name", config.name.clone()),

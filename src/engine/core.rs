@@ -12,7 +12,7 @@ use super::link::{Link, Pause};
 use super::outbox::{Change, Outbox, Stamp};
 use crate::ignore_rules::Rules;
 use crate::namespace::Tree;
-use crate::node::{BlobId, Content, FileId, Ino, Node, ROOT};
+use crate::node::{BlobId, Content, FileBody, FileId, Ino, Node, ROOT};
 use crate::path::WsPath;
 use crate::record::{ConflictRow, Op, Record, Seq};
 use crate::remote::{Capabilities, Cursor, Skipped};
@@ -203,6 +203,8 @@ pub struct Core {
     pub(super) batches_in_flight: usize,
     pub(super) singles_in_flight: usize,
     pub(super) rechecks_in_flight: BTreeSet<WsPath>,
+    /// Paths whose read led to nothing, and when to read them again.
+    pub(super) rechecks_postponed: BTreeMap<WsPath, Duration>,
     pub(super) probing: bool,
     /// Contents that are being fetched because records wait for them, and when to try again.
     pub(super) fetches_planned: BTreeMap<Ino, Duration>,
@@ -276,6 +278,7 @@ impl Core {
             batches_in_flight: 0,
             singles_in_flight: 0,
             rechecks_in_flight: BTreeSet::new(),
+            rechecks_postponed: BTreeMap::new(),
             probing: false,
             fetches_planned: BTreeMap::new(),
             batch_limit: None,
@@ -300,6 +303,32 @@ impl Core {
             .collect();
         let unused = blobs.iter().filter(|blob| !used.contains(blob) && !self.outbox.uses(**blob));
         changes.rows.extend(unused.map(|blob| Row::DeleteBlob(*blob)));
+    }
+
+    /// Takes up the lengths of the working files. What was written and not sealed when the last run
+    /// ended abruptly is in them; the outbox has known since before the first byte.
+    pub fn take_lengths(&mut self, lengths: &HashMap<FileId, u64>, changes: &mut Changes) {
+        let length = |node: &Node| match node.body() {
+            Some(FileBody { content: Content::File(file), size, .. }) => {
+                lengths.get(file).copied().filter(|length| length != size)
+            }
+            _ => None,
+        };
+        let wrong: Vec<(Ino, u64)> =
+            self.tree.nodes().filter_map(|node| Some((node.ino, length(node)?))).collect();
+        for (ino, length) in wrong {
+            if let Some(body) = self.tree.get_mut(ino).and_then(Node::body_mut) {
+                body.size = length;
+            }
+            self.put_node(ino, changes);
+            if let Some(path) = self.tree.path_of(ino) {
+                self.outbox.update(&path, &mut changes.rows, |slot| {
+                    if slot.record.op == Op::Put {
+                        slot.record.size = length;
+                    }
+                });
+            }
+        }
     }
 
     /// The working files that nodes refer to.
