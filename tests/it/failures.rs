@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -647,6 +648,39 @@ fn a_server_whose_history_went_back_is_not_believed() {
         let n = conflict["path"].as_str().unwrap().trim_start_matches('/');
         let ours = fs::read(Path::new(conflict["dir"].as_str().unwrap()).join("local")).unwrap();
         assert_eq!(ours, format!("new {n}\n").as_bytes());
+    }
+}
+
+/// What was written into a large file is safe from the moment `write` returned: a kill before
+/// `close` takes nothing back.
+#[test]
+fn a_large_file_survives_a_kill_before_close() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let mut mount = Mount::of(&server);
+    mount.wait_synced();
+    fs::write(mount.at("known"), bytes(1, 500_000)).unwrap();
+    mount.flush();
+    for round in 0..3_u64 {
+        let fresh = fs::File::create(mount.at(&format!("fresh-{round}"))).unwrap();
+        fresh.write_all_at(&bytes(round, 300_000), 0).unwrap();
+        fresh.write_all_at(b"the end", 1_000_000).unwrap();
+        let known = fs::OpenOptions::new().write(true).open(mount.at("known")).unwrap();
+        known.write_all_at(b"longer", 500_000 + 100 * round).unwrap();
+        mount.kill9();
+        drop((fresh, known));
+        mount.start();
+        let mut expected = bytes(round, 300_000);
+        expected.resize(1_000_000, 0);
+        expected.extend_from_slice(b"the end");
+        let known = fs::read(mount.at("known")).unwrap();
+        assert_eq!(known.len() as u64, 500_006 + 100 * round);
+        assert!(known.ends_with(b"longer") && known.starts_with(&bytes(1, 500_000)));
+        assert!(fs::read(mount.at(&format!("fresh-{round}"))).unwrap() == expected, "{round}");
+        mount.flush();
+        let (arrived, _) = server.get(&format!("/fresh-{round}")).unwrap();
+        assert!(arrived == expected, "{round} differs at the server");
+        assert!(server.get("/known").unwrap().0 == known, "{round} differs at the server");
     }
 }
 

@@ -19,6 +19,9 @@ use crate::support::{Mount, TestServer, bytes, seed, shell, wait_for};
 /// A stop may not take longer, whatever the server does.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// How long a stop may go on sending; the server of these tests shares a busy machine.
+const DRAIN: &str = "4s";
+
 /// How a daemon is asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -36,7 +39,7 @@ fn end(mount: &mut Mount, way: Way) {
         Way::Term => mount.signal(Signal::SIGTERM),
         Way::Interrupt => mount.signal(Signal::SIGINT),
         Way::Unmount => {
-            let output = mount.ctl(&["unmount"]);
+            let output = mount.ctl(&["unmount", "--drain", DRAIN]);
             let code = output.status.code();
             assert!(matches!(code, Some(0 | 6)), "{}{}", stdout(&output), stderr(&output));
             assert_eq!(mount_entries(mount), 0, "free when the command ends");
@@ -56,7 +59,7 @@ fn end(mount: &mut Mount, way: Way) {
 fn stopped_under_load(way: Way, reachable: bool) {
     let seed = seed();
     let mut server = TestServer::new();
-    let mut mount = Mount::of(&server);
+    let mut mount = Mount::builder(&server.source()).args(&["--drain", DRAIN]).start();
     mount.wait_synced();
     if !reachable {
         server.stop();
