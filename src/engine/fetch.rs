@@ -4,6 +4,7 @@
 //! that; it is shown only after its digest was checked by the remote seam.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::core::{Changes, SMALL_MAX};
 use super::inbound::{Inbound, Source};
@@ -18,6 +19,9 @@ use crate::store::Row;
 
 /// Contents up to this size are fetched into memory; larger ones are streamed to disk.
 const MEMORY_FETCH_MAX: u64 = 1 << 20;
+
+/// How long a path is left alone whose read led to nothing: it is open, or the read failed.
+const RECHECK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a content cannot be had now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -203,6 +207,16 @@ impl Shared {
 
     /// Reads a path's remote state and applies it.
     pub(super) async fn recheck(self: &Arc<Self>, path: WsPath) -> Vec<Task> {
+        let ino = self.core().file_at(&path);
+        let open = ino.and_then(|ino| self.contents.open.get(ino));
+        if open.is_some_and(|file| !file.lock().is_quiet()) {
+            // What is being written is not replaced; asking would be for nothing.
+            self.step(|core, now, _| {
+                core.rechecks_in_flight.remove(&path);
+                core.rechecks_postponed.insert(path.clone(), now.mono + RECHECK_AGAIN);
+            });
+            return Vec::new();
+        }
         let (reply, on_disk) = self.read_with_size(&path).await;
         let ino = self.core().file_at(&path);
         let apply = |quiet: bool| {
@@ -218,6 +232,11 @@ impl Shared {
             })
         };
         let applied = self.apply_quietly(ino, apply);
+        if applied == Inbound::Busy {
+            self.step(|core, now, _| {
+                core.rechecks_postponed.insert(path.clone(), now.mono + RECHECK_AGAIN);
+            });
+        }
         if let (Some(id), Ok(Some(file))) = (on_disk, &reply) {
             let ino = self.core().file_at(&path).filter(|_| applied == Inbound::Applied);
             match ino {

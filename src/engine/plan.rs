@@ -142,7 +142,7 @@ impl Core {
             }
         }
         if !self.link.is_down() {
-            self.plan_rechecks(&mut plan);
+            self.plan_rechecks(now, &mut plan);
         }
         plan
     }
@@ -419,15 +419,19 @@ impl Core {
     }
 
     /// Hands out reads of paths that were busy when the remote changed them, a few at a time.
-    fn plan_rechecks(&mut self, plan: &mut Plan) {
+    fn plan_rechecks(&mut self, now: Now, plan: &mut Plan) {
         if self.rechecks_in_flight.len() >= SINGLES_MAX {
             return;
         }
         let free = SINGLES_MAX - self.rechecks_in_flight.len();
+        self.rechecks_postponed.retain(|_, again| *again > now.mono);
+        let again = self.rechecks_postponed.values().min().copied();
+        plan.deadline = earlier(plan.deadline, again);
         let quiet: Vec<WsPath> = self
             .recheck
             .iter()
             .filter(|path| !self.is_pending(path) && !self.rechecks_in_flight.contains(*path))
+            .filter(|path| !self.rechecks_postponed.contains_key(*path))
             .take(free)
             .cloned()
             .collect();

@@ -61,3 +61,26 @@ fn a_folder_of_the_workspace_can_be_the_root() {
     assert_eq!(seen, b"pushed");
     assert!(!mount.at("outside").exists());
 }
+
+/// A file that changes at the server while it is open for writing here is not asked for again and
+/// again; it is looked at when it was closed.
+#[test]
+fn what_is_open_for_writing_is_not_polled() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    server.put("/f", b"one");
+    let mount = Mount::of(&server);
+    mount.wait_synced();
+    let open = std::fs::OpenOptions::new().append(true).open(mount.at("f")).unwrap();
+    server.log().reset();
+    server.put("/f", b"two");
+    for n in 0..50 {
+        let name = format!("marker{n}");
+        server.put(&format!("/{name}"), b"x");
+        wait_for("a later change", || mount.at(&name).exists().then_some(()));
+    }
+    let reads = server.log().count("GET", "/fs/file") + server.log().count("GET", "/fs/raw");
+    assert!(reads <= 5, "{reads} reads");
+    drop(open);
+    wait_for("the change", || (std::fs::read(mount.at("f")).unwrap() == b"two").then_some(()));
+}
