@@ -12,6 +12,7 @@
 
 mod load;
 mod rows;
+mod schema;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -22,11 +23,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 pub use self::load::Loaded;
 pub use self::rows::Row;
+pub use self::schema::SCHEMA_VERSION;
 use self::writer::Writer;
 use crate::node::BlobId;
-
-/// Version of the schema that this program writes (`PRAGMA user_version`).
-pub const SCHEMA_VERSION: i64 = 1;
 
 /// Why the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,18 +75,14 @@ impl Store {
     /// # Errors
     /// When it cannot be opened, is damaged, or was written by a newer mountd.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Connection::open(path)?;
+        let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         // Checkpoints run on the idle tick, so that no acknowledgement waits for one.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if found > SCHEMA_VERSION {
-            return Err(StoreError::Newer { found, known: SCHEMA_VERSION });
-        }
-        connection.execute_batch(rows::SCHEMA)?;
+        schema::bring_up(&mut connection)?;
+        // A write creates the log, whose name must survive power loss as its content does.
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        // The log was created by that write; its name must survive power loss as its content does.
         if let Some(folder) = path.parent() {
             let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
             synced.map_err(|error| StoreError::Failed(format!("{}: {error}", folder.display())))?;

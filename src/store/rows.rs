@@ -11,32 +11,6 @@ use crate::path::WsPath;
 use crate::record::{ConflictRow, Record, RecordBase, RecordState, Seq};
 use crate::revision::Base;
 
-/// All tables. `nodes` is the visible tree, `outbox` the changes laid over the remote, `meta`
-/// single values (identity, cursor, pause, learned limits).
-pub(super) const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS nodes(
-  ino INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
-  explicit INTEGER NOT NULL DEFAULT 0, target TEXT,
-  content TEXT, content_id INTEGER, size INTEGER, exact INTEGER,
-  mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
-  atime INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
-  synced INTEGER NOT NULL, revision TEXT, digest BLOB, edited_at INTEGER,
-  origin TEXT, local_only INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS blobs(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS outbox(
-  seq INTEGER PRIMARY KEY, path TEXT NOT NULL, op TEXT NOT NULL, state TEXT NOT NULL,
-  size INTEGER NOT NULL, recorded_at INTEGER NOT NULL, key INTEGER NOT NULL, ino INTEGER,
-  base_kind TEXT NOT NULL, base TEXT, base_blob INTEGER, base_digest BLOB, moved_to INTEGER,
-  blob INTEGER, attempts INTEGER NOT NULL, sent BLOB, code TEXT, message TEXT, last_error TEXT);
-CREATE TABLE IF NOT EXISTS recheck(path TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS conflicts(
-  id TEXT PRIMARY KEY, path TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
-  base_revision TEXT, theirs_revision TEXT, ours_size INTEGER, ours_digest BLOB,
-  theirs_size INTEGER, theirs_digest BLOB, folder TEXT NOT NULL,
-  resolved INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
-";
-
 /// One change of one row.
 #[derive(Debug, Clone)]
 pub enum Row {

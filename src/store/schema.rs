@@ -1,0 +1,108 @@
+//! The tables, as the sequence of steps that leads to them.
+//!
+//! A database says in `PRAGMA user_version` how many steps it took. Each further step is one
+//! transaction, so that a crash leaves an older database or a newer one, never one in between. A
+//! step that was released is never changed; what a later version needs is a step of its own.
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+/// The steps, oldest first. The number of a step is the version that it leads to, from 1.
+const STEPS: &[&str] = &[
+    // `nodes` is the visible tree, `outbox` the changes laid over the remote, `meta` single values
+    // (identity, cursor, pause, learned limits).
+    "
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS nodes(
+  ino INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+  explicit INTEGER NOT NULL DEFAULT 0, target TEXT,
+  content TEXT, content_id INTEGER, size INTEGER, exact INTEGER,
+  mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+  atime INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
+  synced INTEGER NOT NULL, revision TEXT, digest BLOB, edited_at INTEGER,
+  origin TEXT, local_only INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS blobs(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox(
+  seq INTEGER PRIMARY KEY, path TEXT NOT NULL, op TEXT NOT NULL, state TEXT NOT NULL,
+  size INTEGER NOT NULL, recorded_at INTEGER NOT NULL, key INTEGER NOT NULL, ino INTEGER,
+  base_kind TEXT NOT NULL, base TEXT, base_blob INTEGER, base_digest BLOB, moved_to INTEGER,
+  blob INTEGER, attempts INTEGER NOT NULL, sent BLOB, code TEXT, message TEXT, last_error TEXT);
+CREATE TABLE IF NOT EXISTS recheck(path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS conflicts(
+  id TEXT PRIMARY KEY, path TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
+  base_revision TEXT, theirs_revision TEXT, ours_size INTEGER, ours_digest BLOB,
+  theirs_size INTEGER, theirs_digest BLOB, folder TEXT NOT NULL,
+  resolved INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+",
+];
+
+/// Version of the schema that this program writes (`PRAGMA user_version`).
+#[allow(clippy::cast_possible_wrap, reason = "a handful of steps")]
+pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
+
+/// Brings a database, new or of any earlier version, up to [`SCHEMA_VERSION`].
+///
+/// # Errors
+/// When it was written by a newer mountd, or cannot be read or written.
+pub(super) fn bring_up(connection: &mut Connection) -> Result<(), StoreError> {
+    let found = version(connection)?;
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::Newer { found, known: SCHEMA_VERSION });
+    }
+    for (version, sql) in (1..).zip(STEPS) {
+        if version > found {
+            take(connection, version, sql)?;
+        }
+    }
+    Ok(())
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+fn take(connection: &mut Connection, version: i64, sql: &str) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(sql)?;
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(connection: &Connection) -> Vec<(String, String)> {
+        let sql = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c
+                   WHERE m.type = 'table' ORDER BY 1, 2";
+        let mut statement = connection.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    /// A database of any earlier version becomes the same as a new one.
+    #[test]
+    fn every_earlier_version_is_brought_up() {
+        let mut new = Connection::open_in_memory().unwrap();
+        bring_up(&mut new).unwrap();
+        for from in 1..=SCHEMA_VERSION {
+            let mut old = Connection::open_in_memory().unwrap();
+            for (version, sql) in (1..=from).zip(STEPS) {
+                take(&mut old, version, sql).unwrap();
+            }
+            bring_up(&mut old).unwrap();
+            assert_eq!(version(&old).unwrap(), SCHEMA_VERSION);
+            assert_eq!(columns(&old), columns(&new), "from version {from}");
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_refused() {
+        let mut newer = Connection::open_in_memory().unwrap();
+        newer.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+        let known = SCHEMA_VERSION;
+        let found = known + 1;
+        assert_eq!(bring_up(&mut newer), Err(StoreError::Newer { found, known }));
+    }
+}
