@@ -133,6 +133,8 @@ pub struct Record {
     pub sent: Vec<Digest>,
     /// Why the last attempt failed, for people.
     pub last_error: Option<String>,
+    /// A removal that is one of very many and waits for a person.
+    pub needs_approval: bool,
 }
 
 impl Record {

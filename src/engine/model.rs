@@ -6,7 +6,7 @@
 //! every content that was written here must be accounted for. A failing history prints its seed:
 //! `MODEL_SEED=… cargo test -p mountd --lib model`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -145,6 +145,7 @@ struct Disk {
     records: BTreeMap<Seq, Record>,
     recheck: BTreeSet<WsPath>,
     conflicts: Vec<ConflictRow>,
+    removals: BTreeSet<WsPath>,
     blobs: BTreeSet<BlobId>,
 }
 
@@ -165,6 +166,9 @@ impl Disk {
                 Row::PutRecheck(path) => drop(self.recheck.insert(path)),
                 Row::DeleteRecheck(path) => drop(self.recheck.remove(&path)),
                 Row::PutConflict(conflict) => self.conflicts.push(*conflict),
+                Row::PutRemoval(path) => drop(self.removals.insert(path)),
+                Row::DeleteRemoval(path) => drop(self.removals.remove(&path)),
+                Row::PutImported(_) => unreachable!("nothing is carried here"),
             }
         }
     }
@@ -176,6 +180,8 @@ impl Disk {
             records: self.records.values().cloned().collect(),
             recheck: self.recheck.iter().cloned().collect(),
             conflicts: self.conflicts.clone(),
+            removals: self.removals.iter().cloned().collect(),
+            imported: HashSet::new(),
             blobs: self.blobs.iter().copied().collect(),
             damaged: Vec::new(),
         }

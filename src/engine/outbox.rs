@@ -498,6 +498,7 @@ fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Slot {
         attempts: 0,
         sent: Vec::<Digest>::new(),
         last_error: None,
+        needs_approval: false,
     };
     let held_until = change.held_until;
     let (first_at, changed_at) = (stamp.now, stamp.now);

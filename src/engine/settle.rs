@@ -91,6 +91,7 @@ mod tests {
             attempts: 1,
             sent: sent.iter().map(|text| Digest::of(text.as_bytes())).collect(),
             last_error: None,
+            needs_approval: false,
         }
     }
 

@@ -26,6 +26,10 @@ pub struct Loaded {
     pub recheck: Vec<WsPath>,
     /// Open conflicts, oldest first.
     pub conflicts: Vec<ConflictRow>,
+    /// Paths whose removal at the remote waits for a person.
+    pub removals: Vec<WsPath>,
+    /// Records of other state folders that were taken up here.
+    pub imported: HashSet<String>,
     /// The ids of all small contents.
     pub blobs: HashSet<BlobId>,
     /// Rows that could not be understood, for the log; they stay in the database.
@@ -67,6 +71,11 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
         conflict,
         damaged,
     )?;
+    loaded.removals = read(connection, "SELECT path FROM removals", "removal", path, damaged)?;
+    let mut statement = connection.prepare("SELECT id FROM imported")?;
+    for id in statement.query_map([], |row| row.get::<_, String>(0))? {
+        loaded.imported.insert(id?);
+    }
     let mut statement = connection.prepare("SELECT id FROM blobs")?;
     for id in statement.query_map([], |row| row.get::<_, i64>(0))? {
         loaded.blobs.insert(BlobId(from_sql(id?)));
@@ -219,6 +228,7 @@ fn record(row: &SqlRow<'_>) -> rusqlite::Result<Option<Record>> {
         attempts: row.get("attempts")?,
         sent: digests(row.get::<_, Option<Vec<u8>>>("sent")?.as_deref().unwrap_or_default()),
         last_error: row.get("last_error")?,
+        needs_approval: row.get("approval")?,
     }))
 }
 

@@ -34,6 +34,12 @@ pub enum Row {
     DeleteRecheck(WsPath),
     /// Inserts a conflict.
     PutConflict(Box<ConflictRow>),
+    /// Notes a path whose removal at the remote waits for a person.
+    PutRemoval(WsPath),
+    /// Removes such a note.
+    DeleteRemoval(WsPath),
+    /// Notes that a record of another state folder was taken up here.
+    PutImported(String),
 }
 
 /// What a row changes: of several rows with one key only the last one counts.
@@ -45,6 +51,8 @@ enum Key {
     Meta(&'static str),
     Recheck(WsPath),
     Conflict(String),
+    Removal(WsPath),
+    Imported(String),
 }
 
 /// Leaves of rows that change the same thing only the last, so that a folder in which a thousand
@@ -67,6 +75,8 @@ impl Row {
             Self::SetMeta(key, _) => Key::Meta(key),
             Self::PutRecheck(path) | Self::DeleteRecheck(path) => Key::Recheck(path.clone()),
             Self::PutConflict(conflict) => Key::Conflict(conflict.id.clone()),
+            Self::PutRemoval(path) | Self::DeleteRemoval(path) => Key::Removal(path.clone()),
+            Self::PutImported(id) => Key::Imported(id.clone()),
         }
     }
 
@@ -100,6 +110,15 @@ impl Row {
                 run(connection, "DELETE FROM recheck WHERE path = ?1", [path.as_str()])
             }
             Self::PutConflict(conflict) => put_conflict(connection, conflict),
+            Self::PutRemoval(path) => {
+                run(connection, "INSERT OR IGNORE INTO removals VALUES (?1)", [path.as_str()])
+            }
+            Self::DeleteRemoval(path) => {
+                run(connection, "DELETE FROM removals WHERE path = ?1", [path.as_str()])
+            }
+            Self::PutImported(id) => {
+                run(connection, "INSERT OR IGNORE INTO imported VALUES (?1)", [id])
+            }
         }
     }
 }
@@ -186,7 +205,8 @@ fn put_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> 
         connection,
         "INSERT OR REPLACE INTO outbox(seq, path, op, state, size, recorded_at, key, ino,
          base_kind, base, base_blob, base_digest, moved_to, blob, attempts, sent, code, message,
-         last_error) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
+         last_error, approval) VALUES
+         (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)",
         params![
             sql_id(record.seq.0),
             record.path.as_str(),
@@ -207,6 +227,7 @@ fn put_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> 
             code,
             message,
             record.last_error,
+            record.needs_approval,
         ],
     )
 }

@@ -35,6 +35,13 @@ CREATE TABLE IF NOT EXISTS conflicts(
   theirs_size INTEGER, theirs_digest BLOB, folder TEXT NOT NULL,
   resolved INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 ",
+    // Removals in great number wait for a person, both those made here (`approval`) and those made at
+    // the remote (`removals`); records that were carried here from another machine are taken up once.
+    "
+ALTER TABLE outbox ADD COLUMN approval INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE removals(path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE imported(id TEXT PRIMARY KEY) WITHOUT ROWID;
+",
 ];
 
 /// Version of the schema that this program writes (`PRAGMA user_version`).

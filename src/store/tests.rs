@@ -49,6 +49,7 @@ fn record(seq: u64, base: RecordBase, state: RecordState) -> Record {
         attempts: 3,
         sent: vec![Digest::of(b"sent"), Digest::of(b"again")],
         last_error: Some("why".to_owned()),
+        needs_approval: seq.is_multiple_of(2),
     }
 }
 
@@ -78,6 +79,8 @@ fn what_was_committed_is_read_back_by_the_next_process() {
     rows.push(Row::PutBlob(BlobId(5), Bytes::from_static(b"hello")));
     rows.push(Row::SetMeta("cursor", Some("evt_1".into())));
     rows.push(Row::PutRecheck(WsPath::parse("/r").unwrap()));
+    rows.push(Row::PutRemoval(WsPath::parse("/gone").unwrap()));
+    rows.push(Row::PutImported("0-1".into()));
     // Not closed: what a killed process leaves behind.
     store.commit_and_wait(rows, false).unwrap();
 
@@ -87,6 +90,8 @@ fn what_was_committed_is_read_back_by_the_next_process() {
     assert_eq!(loaded.records, records);
     assert_eq!(loaded.meta["cursor"], "evt_1");
     assert_eq!(loaded.recheck, [WsPath::parse("/r").unwrap()]);
+    assert_eq!(loaded.removals, [WsPath::parse("/gone").unwrap()]);
+    assert!(loaded.imported.contains("0-1"));
     assert_eq!(again.blob(BlobId(5)).unwrap().unwrap(), "hello");
     assert_eq!(again.blob(BlobId(6)).unwrap(), None);
     assert!(loaded.damaged.is_empty());
