@@ -89,6 +89,54 @@ impl RecordState {
     }
 }
 
+/// A record's state without what goes with it, and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// [`RecordState::Waiting`].
+    Waiting,
+    /// [`RecordState::Flight`].
+    Flight,
+    /// [`RecordState::Parked`].
+    Parked,
+    /// Accepted, given up, undone, or taken up by another record. There is no way back.
+    Ended,
+}
+
+/// The ways from one stage to another. A record begins as waiting; staying is always allowed.
+/// What is parked waits before it is sent again, and only what was sent can be refused.
+pub const TURNS: [(Stage, Stage); 7] = [
+    // Handed out to be sent or settled; undone by a newer change or taken up by one.
+    (Stage::Waiting, Stage::Flight),
+    (Stage::Waiting, Stage::Ended),
+    // Lost, postponed, or to be sent on another base; refused; accepted or settled.
+    (Stage::Flight, Stage::Waiting),
+    (Stage::Flight, Stage::Parked),
+    (Stage::Flight, Stage::Ended),
+    // Tried again, or changed again; undone or given up.
+    (Stage::Parked, Stage::Waiting),
+    (Stage::Parked, Stage::Ended),
+];
+
+impl Stage {
+    /// Whether a record may go from this stage to `next`.
+    #[must_use]
+    pub fn may_become(self, next: Self) -> bool {
+        self == next || TURNS.contains(&(self, next))
+    }
+}
+
+impl RecordState {
+    /// Its stage.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Waiting => Stage::Waiting,
+            Self::Flight => Stage::Flight,
+            Self::Parked { .. } => Stage::Parked,
+        }
+    }
+}
+
 /// The bytes a change was made against, kept for the conflict copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseContent {

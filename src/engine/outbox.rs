@@ -59,6 +59,22 @@ impl Lane {
         self.after.push_back(slot);
     }
 
+    /// What is wrong with the lane between two steps, if anything.
+    #[must_use]
+    pub fn flaw(&self) -> Option<&'static str> {
+        let mut before = &self.current.record;
+        for Slot { record, .. } in &self.after {
+            let joins = coalesces(before.op, record.op) && before.state != RecordState::Flight;
+            if record.state != RecordState::Waiting {
+                return Some("a record that follows another does not wait");
+            } else if joins {
+                return Some("a record follows one that could have taken it up");
+            }
+            before = record;
+        }
+        self.current.record.known_base().is_none().then_some("nothing leads to the current record")
+    }
+
     /// The records of the lane, in order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         std::iter::once(&self.current.record).chain(self.after.iter().map(|slot| &slot.record))
@@ -276,7 +292,7 @@ impl Outbox {
         change: impl FnOnce(&mut Slot),
     ) -> Option<()> {
         let mut lane = self.take(path)?;
-        change(&mut lane.current);
+        turned(&mut lane.current, change);
         rows.push(Row::PutRecord(Box::new(lane.current.record.clone())));
         self.put_back(path.clone(), lane);
         Some(())
@@ -285,7 +301,7 @@ impl Outbox {
     /// Changes the current record of `path` in memory only: what a restart may forget.
     pub fn mark(&mut self, path: &WsPath, change: impl FnOnce(&mut Slot)) {
         if let Some(mut lane) = self.take(path) {
-            change(&mut lane.current);
+            turned(&mut lane.current, change);
             self.put_back(path.clone(), lane);
         }
     }
@@ -457,6 +473,25 @@ impl Outbox {
         for blob in record.blobs() {
             tally(&mut self.blobs, blob, add);
         }
+    }
+}
+
+/// Changes a record. Its state turns only as the table says: another turn is a mistake of the
+/// program, and the record stays as it was.
+fn turned(slot: &mut Slot, change: impl FnOnce(&mut Slot)) {
+    let before = slot.clone();
+    change(slot);
+    let (old, new) = (&before.record, &slot.record);
+    let turns = old.state.stage().may_become(new.state.stage());
+    // What is in flight is what was sent.
+    let kept = old.state != RecordState::Flight
+        || new.state != RecordState::Flight
+        || (old.op, old.ino, old.moved_to, old.size) == (new.op, new.ino, new.moved_to, new.size);
+    if !(turns && kept) {
+        let (path, from, to) = (&old.path, old.state.word(), new.state.word());
+        tracing::error!(%path, from, to, "no such turn, left as it was");
+        *slot = before;
+        debug_assert!(turns && kept, "{:?} was to turn into what it may not become", slot.record);
     }
 }
 

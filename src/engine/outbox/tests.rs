@@ -1,6 +1,7 @@
 //! Coalescing, lanes, and what a restart restores.
 
 use super::*;
+use crate::record::{Stage, TURNS};
 
 fn path(text: &str) -> WsPath {
     WsPath::parse(text).unwrap()
@@ -116,12 +117,49 @@ fn a_parked_record_is_tried_again_when_its_file_changes() {
     let mut outbox = Outbox::default();
     let mut rows = Vec::new();
     outbox.record(change(Op::Put, Base::Absent), stamp(1), &mut rows);
-    outbox.update(&path("/f"), &mut rows, |slot| {
-        slot.record.state = RecordState::Parked { code: "forbidden".into(), message: "no".into() };
-    });
+    let refused = RecordState::Parked { code: "forbidden".into(), message: "no".into() };
+    for state in [RecordState::Flight, refused] {
+        outbox.update(&path("/f"), &mut rows, |slot| slot.record.state = state);
+    }
     assert_eq!((outbox.parked(), outbox.waiting().count()), (1, 0));
     outbox.record(change(Op::Put, Base::Absent), stamp(2), &mut rows);
     assert_eq!((outbox.parked(), outbox.waiting().count()), (0, 1));
+}
+
+#[test]
+fn the_table_of_turns_is_whole_and_has_no_way_back_from_the_end() {
+    use Stage::{Ended, Flight, Parked, Waiting};
+    let all = [Waiting, Flight, Parked, Ended];
+    let legal: Vec<_> = all
+        .into_iter()
+        .flat_map(|from| all.map(|to| (from, to)))
+        .filter(|(from, to)| from != to && from.may_become(*to))
+        .collect();
+    assert_eq!(legal, TURNS);
+    assert!(!TURNS.iter().any(|(from, _)| *from == Ended));
+    assert!(!Waiting.may_become(Parked) && !Parked.may_become(Flight));
+}
+
+/// What the table does not have cannot be done: the record stays as it was. Where the program is
+/// built to find mistakes, it stops.
+#[test]
+fn an_illegal_turn_changes_nothing() {
+    let mut outbox = Outbox::default();
+    let mut rows = Vec::new();
+    outbox.record(change(Op::Put, Base::Absent), stamp(1), &mut rows);
+    let mut slot = outbox.lane(&path("/f")).unwrap().current.clone();
+    let before = slot.record.clone();
+    let attempt = |slot: &mut Slot, change: fn(&mut Slot)| {
+        let act = std::panic::AssertUnwindSafe(|| turned(slot, change));
+        assert_eq!(std::panic::catch_unwind(act).is_err(), cfg!(debug_assertions));
+    };
+    attempt(&mut slot, |slot| {
+        slot.record.state = RecordState::Parked { code: "x".into(), message: "x".into() };
+    });
+    assert_eq!(slot.record, before);
+    turned(&mut slot, |slot| slot.record.state = RecordState::Flight);
+    attempt(&mut slot, |slot| slot.record.size += 1);
+    assert_eq!(slot.record.size, before.size);
 }
 
 #[test]
