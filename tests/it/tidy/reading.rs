@@ -29,10 +29,11 @@ pub fn project_files() -> Vec<PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
+            // `.git` is a file where the checkout is one of several.
             let skipped = path.ends_with("target") || path.ends_with(".git");
             if path.is_dir() && !skipped {
                 folders.push(path);
-            } else if path.is_file() {
+            } else if path.is_file() && !skipped {
                 files.push(path);
             }
         }
