@@ -250,7 +250,8 @@ fn build(
     drop(fs::set_permissions(store.path(), fs::Permissions::from_mode(0o600)));
     let loaded = store.load().map_err(|error| store_report(&error))?;
     for damage in &loaded.damaged {
-        tracing::error!(%damage, "row of the state database set aside");
+        let (table, why) = (damage.table(), damage.why());
+        tracing::error!(table, why, "row of the state database set aside");
     }
     let settings = Settings {
         debounce: config.debounce,

@@ -23,6 +23,7 @@ pub mod namespace;
 pub mod remote;
 pub mod store;
 
+pub mod checksum;
 pub mod clock;
 pub mod digest;
 pub mod ignore_rules;

@@ -10,9 +10,11 @@
 //! background sync do. Power loss can take back the newest commits together, never an older one
 //! and never the file's integrity (<https://www.sqlite.org/wal.html>).
 
+mod damage;
 mod load;
 mod rows;
 mod schema;
+mod table;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -21,8 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
+pub use self::damage::DamagedRow;
 pub use self::load::Loaded;
-pub use self::rows::Row;
+pub use self::rows::{FileSums, Row};
 pub use self::schema::SCHEMA_VERSION;
 use self::writer::Writer;
 use crate::node::BlobId;
@@ -41,6 +44,9 @@ pub enum StoreError {
         /// What this program knows.
         known: i64,
     },
+    /// The database, or a content in it, is not as it was written.
+    #[error("state database is damaged: {0}")]
+    Damaged(String),
     /// Anything else that SQLite or the disk says.
     #[error("state database: {0}")]
     Failed(String),
@@ -53,6 +59,9 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                Self::Damaged(error.to_string())
+            }
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -155,13 +164,30 @@ impl Store {
     /// Loads a small content. *Blocking:* disk.
     ///
     /// # Errors
-    /// When the database cannot be read. A content that is not there is `None`.
+    /// When the database cannot be read, or the content is not as it was written. One that is not
+    /// there is `None`.
     pub fn blob(&self, id: BlobId) -> Result<Option<Bytes>, StoreError> {
+        match self.blob_as_it_lies(id)? {
+            Some((_, false)) => {
+                Err(StoreError::Damaged(format!("the checksum of content {} does not match", id.0)))
+            }
+            read => Ok(read.map(|(bytes, _)| bytes)),
+        }
+    }
+
+    /// Loads a small content and tells whether it is as it was written. *Blocking:* disk.
+    ///
+    /// # Errors
+    /// When the database cannot be read. A content that is not there is `None`.
+    pub fn blob_as_it_lies(&self, id: BlobId) -> Result<Option<(Bytes, bool)>, StoreError> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut statement = reader.prepare_cached("SELECT data FROM blobs WHERE id = ?1")?;
-        let data: Option<Vec<u8>> =
-            statement.query_row([rows::sql_id(id.0)], |row| row.get(0)).optional()?;
-        Ok(data.map(Bytes::from))
+        let mut statement =
+            reader.prepare_cached("SELECT id, data, sum FROM blobs WHERE id = ?1")?;
+        let check = table::Check::of(&statement);
+        let read = statement.query_row([rows::sql_id(id.0)], |row| {
+            Ok((row.get::<_, Vec<u8>>(1)?, check.holds(row)?))
+        });
+        Ok(read.optional()?.map(|(data, holds)| (Bytes::from(data), holds)))
     }
 
     /// Bytes of the database that hold something; freed pages are used again by what comes next.

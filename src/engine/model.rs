@@ -169,6 +169,8 @@ impl Disk {
                 Row::PutRemoval(path) => drop(self.removals.insert(path)),
                 Row::DeleteRemoval(path) => drop(self.removals.remove(&path)),
                 Row::PutImported(_) => unreachable!("nothing is carried here"),
+                // Working files and damage are outside of the model.
+                Row::PutSums(..) | Row::DeleteSums(_) | Row::Discard(_) => {}
             }
         }
     }
@@ -183,7 +185,7 @@ impl Disk {
             removals: self.removals.iter().cloned().collect(),
             imported: HashSet::new(),
             blobs: self.blobs.iter().copied().collect(),
-            damaged: Vec::new(),
+            ..Loaded::default()
         }
     }
 }

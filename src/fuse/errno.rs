@@ -19,9 +19,12 @@ pub fn errno(error: &FsError) -> Errno {
     match error {
         FsError::Local(error) => local(*error),
         FsError::Store(StoreError::Full) => Errno::ENOSPC,
-        FsError::Store(StoreError::Newer { .. } | StoreError::Failed(_) | StoreError::Closed) => {
-            Errno::EIO
-        }
+        FsError::Store(
+            StoreError::Newer { .. }
+            | StoreError::Damaged(_)
+            | StoreError::Failed(_)
+            | StoreError::Closed,
+        ) => Errno::EIO,
         FsError::Fetch(error) => fetch(error),
         FsError::Disk(kind) => disk(*kind),
         FsError::BadHandle => Errno::EBADF,

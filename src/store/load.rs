@@ -7,6 +7,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Row as SqlRow};
 
 use super::StoreError;
+use super::damage::DamagedRow;
+use super::rows::FileSums;
+use super::table::Check;
+use crate::checksum::Checksum;
 use crate::digest::Digest;
 use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, Synced};
 use crate::path::WsPath;
@@ -32,8 +36,10 @@ pub struct Loaded {
     pub imported: HashSet<String>,
     /// The ids of all small contents.
     pub blobs: HashSet<BlobId>,
-    /// Rows that could not be understood, for the log; they stay in the database.
-    pub damaged: Vec<String>,
+    /// The checksums of working files.
+    pub sums: HashMap<FileId, FileSums>,
+    /// Rows that are not as they were written, or make no sense.
+    pub damaged: Vec<DamagedRow>,
 }
 
 impl Loaded {
@@ -54,28 +60,17 @@ impl Loaded {
 
 pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
-    let mut statement = connection.prepare("SELECT key, value FROM meta")?;
-    for pair in statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))? {
-        let (key, value) = pair?;
-        loaded.meta.insert(key, value);
-    }
     let damaged = &mut loaded.damaged;
-    loaded.nodes = read(connection, "SELECT * FROM nodes", "node", node, damaged)?;
-    loaded.records =
-        read(connection, "SELECT * FROM outbox ORDER BY seq", "record", record, damaged)?;
-    loaded.recheck = read(connection, "SELECT path FROM recheck", "recheck", path, damaged)?;
-    loaded.conflicts = read(
-        connection,
-        "SELECT * FROM conflicts WHERE resolved = 0 ORDER BY at",
-        "conflict",
-        conflict,
-        damaged,
-    )?;
-    loaded.removals = read(connection, "SELECT path FROM removals", "removal", path, damaged)?;
-    let mut statement = connection.prepare("SELECT id FROM imported")?;
-    for id in statement.query_map([], |row| row.get::<_, String>(0))? {
-        loaded.imported.insert(id?);
-    }
+    loaded.meta = read(connection, "meta", "", meta, damaged)?.into_iter().collect();
+    loaded.nodes = read(connection, "nodes", "", node, damaged)?;
+    loaded.records = read(connection, "outbox", "ORDER BY seq", record, damaged)?;
+    loaded.recheck = read(connection, "recheck", "", path, damaged)?;
+    let open = "WHERE resolved = 0 ORDER BY at";
+    loaded.conflicts = read(connection, "conflicts", open, conflict, damaged)?;
+    loaded.removals = read(connection, "removals", "", path, damaged)?;
+    let imported = |row: &SqlRow<'_>| row.get("id").map(Some);
+    loaded.imported = read(connection, "imported", "", imported, damaged)?.into_iter().collect();
+    loaded.sums = read(connection, "sums", "", sums, damaged)?.into_iter().collect();
     let mut statement = connection.prepare("SELECT id FROM blobs")?;
     for id in statement.query_map([], |row| row.get::<_, i64>(0))? {
         loaded.blobs.insert(BlobId(from_sql(id?)));
@@ -83,25 +78,48 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
     Ok(loaded)
 }
 
-/// Reads all rows, sets aside those that `parse` does not understand.
+/// Reads the rows of a table, sets aside those that are not as they were written and those that
+/// `parse` does not understand.
 fn read<T>(
     connection: &Connection,
-    sql: &str,
-    what: &str,
+    table: &'static str,
+    which: &str,
     parse: impl Fn(&SqlRow<'_>) -> rusqlite::Result<Option<T>>,
-    damaged: &mut Vec<String>,
+    damaged: &mut Vec<DamagedRow>,
 ) -> Result<Vec<T>, StoreError> {
-    let mut statement = connection.prepare(sql)?;
+    let mut statement = connection.prepare(&format!("SELECT * FROM {table} {which}"))?;
+    let check = Check::of(&statement);
     let mut rows = statement.query([])?;
     let mut all = Vec::new();
     while let Some(row) = rows.next()? {
-        match parse(row) {
-            Ok(Some(value)) => all.push(value),
-            Ok(None) => damaged.push(format!("{what}: a field has no known meaning")),
-            Err(error) => damaged.push(format!("{what}: {error}")),
-        }
+        let why = match (check.holds(row)?, parse(row)) {
+            (false, _) => "its checksum does not match".to_owned(),
+            (true, Ok(Some(value))) => {
+                all.push(value);
+                continue;
+            }
+            (true, Ok(None)) => "a field has no known meaning".to_owned(),
+            (true, Err(error)) => error.to_string(),
+        };
+        damaged.push(DamagedRow::new(table, check.fields(row), why));
     }
     Ok(all)
+}
+
+fn meta(row: &SqlRow<'_>) -> rusqlite::Result<Option<(String, String)>> {
+    Ok(Some((row.get("key")?, row.get("value")?)))
+}
+
+fn sums(row: &SqlRow<'_>) -> rusqlite::Result<Option<(FileId, FileSums)>> {
+    let blocks: Vec<u8> = row.get("blocks")?;
+    let block = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
+    let blocks = blocks.chunks(8).map(block).collect::<Option<Vec<u64>>>();
+    let (Some(file), Some(size), Some(blocks)) = (id(row, "file")?, id(row, "size")?, blocks)
+    else {
+        return Ok(None);
+    };
+    let blocks = blocks.into_iter().map(Checksum::from_number).collect();
+    Ok(Some((FileId(file), FileSums { size, blocks })))
 }
 
 #[allow(clippy::cast_sign_loss, reason = "the inverse of rows::sql_id")]

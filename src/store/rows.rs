@@ -6,10 +6,98 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use crate::node::{BlobId, Content, Ino, Kind, Node};
+use super::damage::DamagedRow;
+use super::table::Table;
+use crate::checksum::Checksum;
+use crate::node::{BlobId, Content, FileId, Ino, Kind, Node};
 use crate::path::WsPath;
 use crate::record::{ConflictRow, Record, RecordBase, RecordState, Seq};
 use crate::revision::Base;
+
+static META: Table = Table::new("meta", &["key", "value"]);
+static NODES: Table = Table::new(
+    "nodes",
+    &[
+        "ino",
+        "parent",
+        "name",
+        "kind",
+        "explicit",
+        "target",
+        "content",
+        "content_id",
+        "size",
+        "exact",
+        "mode",
+        "uid",
+        "gid",
+        "atime",
+        "mtime",
+        "ctime",
+        "synced",
+        "revision",
+        "digest",
+        "edited_at",
+        "origin",
+        "local_only",
+    ],
+);
+static BLOBS: Table = Table::new("blobs", &["id", "data"]);
+static OUTBOX: Table = Table::new(
+    "outbox",
+    &[
+        "seq",
+        "path",
+        "op",
+        "state",
+        "size",
+        "recorded_at",
+        "key",
+        "ino",
+        "base_kind",
+        "base",
+        "base_blob",
+        "base_digest",
+        "moved_to",
+        "blob",
+        "attempts",
+        "sent",
+        "code",
+        "message",
+        "last_error",
+        "approval",
+    ],
+);
+static RECHECK: Table = Table::new("recheck", &["path"]);
+static CONFLICTS: Table = Table::new(
+    "conflicts",
+    &[
+        "id",
+        "path",
+        "at",
+        "kind",
+        "base_revision",
+        "theirs_revision",
+        "ours_size",
+        "ours_digest",
+        "theirs_size",
+        "theirs_digest",
+        "folder",
+        "resolved",
+    ],
+);
+static REMOVALS: Table = Table::new("removals", &["path"]);
+static IMPORTED: Table = Table::new("imported", &["id"]);
+static SUMS: Table = Table::new("sums", &["file", "size", "blocks"]);
+
+/// The checksums of a working file, as it was when nobody wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSums {
+    /// Its length in bytes.
+    pub size: u64,
+    /// One checksum for each block, the last one maybe shorter.
+    pub blocks: Vec<Checksum>,
+}
 
 /// One change of one row.
 #[derive(Debug, Clone)]
@@ -40,6 +128,12 @@ pub enum Row {
     DeleteRemoval(WsPath),
     /// Notes that a record of another state folder was taken up here.
     PutImported(String),
+    /// Inserts or replaces the checksums of a working file.
+    PutSums(FileId, Box<FileSums>),
+    /// Removes them: the file is about to change, or gone.
+    DeleteSums(FileId),
+    /// Removes a row that was damaged and is kept elsewhere.
+    Discard(Box<DamagedRow>),
 }
 
 /// What a row changes: of several rows with one key only the last one counts.
@@ -53,6 +147,8 @@ enum Key {
     Conflict(String),
     Removal(WsPath),
     Imported(String),
+    Sums(FileId),
+    Damaged(&'static str, String),
 }
 
 /// Leaves of rows that change the same thing only the last, so that a folder in which a thousand
@@ -77,6 +173,8 @@ impl Row {
             Self::PutConflict(conflict) => Key::Conflict(conflict.id.clone()),
             Self::PutRemoval(path) | Self::DeleteRemoval(path) => Key::Removal(path.clone()),
             Self::PutImported(id) => Key::Imported(id.clone()),
+            Self::PutSums(file, _) | Self::DeleteSums(file) => Key::Sums(*file),
+            Self::Discard(row) => Key::Damaged(row.table(), row.key_text()),
         }
     }
 
@@ -87,11 +185,7 @@ impl Row {
             Self::DeleteNode(ino) => {
                 run(connection, "DELETE FROM nodes WHERE ino = ?1", [sql_id(ino.0)])
             }
-            Self::PutBlob(id, data) => run(
-                connection,
-                "INSERT OR REPLACE INTO blobs(id, data) VALUES (?1, ?2)",
-                params![sql_id(id.0), &data[..]],
-            ),
+            Self::PutBlob(id, data) => BLOBS.put(connection, params![sql_id(id.0), &data[..]]),
             Self::DeleteBlob(id) => {
                 run(connection, "DELETE FROM blobs WHERE id = ?1", [sql_id(id.0)])
             }
@@ -99,26 +193,27 @@ impl Row {
             Self::DeleteRecord(seq) => {
                 run(connection, "DELETE FROM outbox WHERE seq = ?1", [sql_id(seq.0)])
             }
-            Self::SetMeta(key, Some(value)) => {
-                run(connection, "INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value])
-            }
+            Self::SetMeta(key, Some(value)) => META.put(connection, params![key, value]),
             Self::SetMeta(key, None) => run(connection, "DELETE FROM meta WHERE key = ?1", [key]),
-            Self::PutRecheck(path) => {
-                run(connection, "INSERT OR IGNORE INTO recheck VALUES (?1)", [path.as_str()])
-            }
+            Self::PutRecheck(path) => RECHECK.put(connection, params![path.as_str()]),
             Self::DeleteRecheck(path) => {
                 run(connection, "DELETE FROM recheck WHERE path = ?1", [path.as_str()])
             }
             Self::PutConflict(conflict) => put_conflict(connection, conflict),
-            Self::PutRemoval(path) => {
-                run(connection, "INSERT OR IGNORE INTO removals VALUES (?1)", [path.as_str()])
-            }
+            Self::PutRemoval(path) => REMOVALS.put(connection, params![path.as_str()]),
             Self::DeleteRemoval(path) => {
                 run(connection, "DELETE FROM removals WHERE path = ?1", [path.as_str()])
             }
-            Self::PutImported(id) => {
-                run(connection, "INSERT OR IGNORE INTO imported VALUES (?1)", [id])
+            Self::PutImported(id) => IMPORTED.put(connection, params![id]),
+            Self::PutSums(file, sums) => {
+                let blocks = sums.blocks.iter().flat_map(|sum| sum.number().to_le_bytes());
+                let blocks: Vec<u8> = blocks.collect();
+                SUMS.put(connection, params![sql_id(file.0), sql_id(sums.size), blocks])
             }
+            Self::DeleteSums(file) => {
+                run(connection, "DELETE FROM sums WHERE file = ?1", [sql_id(file.0)])
+            }
+            Self::Discard(row) => row.discard(connection),
         }
     }
 }
@@ -154,12 +249,8 @@ fn put_node(connection: &Connection, node: &Node) -> rusqlite::Result<()> {
         Some(Content::File(id)) => (Some("file"), Some(sql_id(id.0))),
     };
     let synced = node.synced.as_deref();
-    run(
+    NODES.put(
         connection,
-        "INSERT OR REPLACE INTO nodes(ino, parent, name, kind, explicit, target, content,
-         content_id, size, exact, mode, uid, gid, atime, mtime, ctime, synced, revision, digest,
-         edited_at, origin, local_only) VALUES
-         (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22)",
         params![
             sql_id(node.ino.0),
             sql_id(node.parent.0),
@@ -201,12 +292,8 @@ fn put_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> 
         RecordState::Waiting | RecordState::Flight => (None, None),
     };
     let base_content = record.base_content.as_ref();
-    run(
+    OUTBOX.put(
         connection,
-        "INSERT OR REPLACE INTO outbox(seq, path, op, state, size, recorded_at, key, ino,
-         base_kind, base, base_blob, base_digest, moved_to, blob, attempts, sent, code, message,
-         last_error, approval) VALUES
-         (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)",
         params![
             sql_id(record.seq.0),
             record.path.as_str(),
@@ -237,11 +324,8 @@ fn put_conflict(connection: &Connection, conflict: &ConflictRow) -> rusqlite::Re
     let digest = |side: &Option<(u64, crate::digest::Digest)>| {
         side.as_ref().map(|side| side.1.as_bytes().to_vec())
     };
-    run(
+    CONFLICTS.put(
         connection,
-        "INSERT OR REPLACE INTO conflicts(id, path, at, kind, base_revision, theirs_revision,
-         ours_size, ours_digest, theirs_size, theirs_digest, folder)
-         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
         params![
             conflict.id,
             conflict.path.as_str(),
@@ -254,6 +338,7 @@ fn put_conflict(connection: &Connection, conflict: &ConflictRow) -> rusqlite::Re
             size(&conflict.theirs),
             digest(&conflict.theirs),
             conflict.folder,
+            0,
         ],
     )
 }

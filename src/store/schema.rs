@@ -42,6 +42,20 @@ ALTER TABLE outbox ADD COLUMN approval INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE removals(path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE imported(id TEXT PRIMARY KEY) WITHOUT ROWID;
 ",
+    // Each row carries a checksum of its fields, so that a bit that flips on the disk is noticed;
+    // working files have theirs, block by block, in `sums`.
+    "
+ALTER TABLE meta ADD COLUMN sum INTEGER;
+ALTER TABLE nodes ADD COLUMN sum INTEGER;
+ALTER TABLE blobs ADD COLUMN sum INTEGER;
+ALTER TABLE outbox ADD COLUMN sum INTEGER;
+ALTER TABLE recheck ADD COLUMN sum INTEGER;
+ALTER TABLE conflicts ADD COLUMN sum INTEGER;
+ALTER TABLE removals ADD COLUMN sum INTEGER;
+ALTER TABLE imported ADD COLUMN sum INTEGER;
+CREATE TABLE sums(
+  file INTEGER PRIMARY KEY, size INTEGER NOT NULL, blocks BLOB NOT NULL, sum INTEGER);
+",
 ];
 
 /// Version of the schema that this program writes (`PRAGMA user_version`).

@@ -133,6 +133,75 @@ fn a_row_without_meaning_is_set_aside_and_the_rest_is_read() {
     store.close().unwrap();
 }
 
+/// Any change of any field that was not written by the store is noticed, in every table.
+#[test]
+fn a_row_that_is_not_as_it_was_written_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path).unwrap();
+    let body = Kind::File(FileBody { content: Content::Blob(BlobId(5)), size: 5, exact: true });
+    let sums = FileSums { size: 3, blocks: vec![crate::checksum::Checksum::of(b"abc")] };
+    let rows = vec![
+        Row::PutNode(Box::new(node(2, body))),
+        Row::PutRecord(Box::new(record(1, RecordBase::Follows, RecordState::Waiting))),
+        Row::PutBlob(BlobId(5), Bytes::from_static(b"hello")),
+        Row::SetMeta("cursor", Some("evt_1".into())),
+        Row::PutRecheck(WsPath::parse("/r").unwrap()),
+        Row::PutSums(crate::node::FileId(8), Box::new(sums.clone())),
+    ];
+    store.commit_and_wait(rows.clone(), true).unwrap();
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.sums[&crate::node::FileId(8)], sums);
+    let intact = |loaded: &Loaded| {
+        [
+            loaded.nodes.len(),
+            loaded.records.len(),
+            loaded.meta.len(),
+            loaded.recheck.len(),
+            loaded.sums.len(),
+        ]
+    };
+    let other = Connection::open(&path).unwrap();
+    let changes = [
+        ("nodes", "size = 6", [0, 1, 1, 1, 1]),
+        ("nodes", "origin = '/x'", [0, 1, 1, 1, 1]),
+        ("outbox", "last_error = NULL", [1, 0, 1, 1, 1]),
+        ("outbox", "sum = 7", [1, 0, 1, 1, 1]),
+        ("meta", "value = 'evt_2'", [1, 1, 0, 1, 1]),
+        ("recheck", "path = '/s'", [1, 1, 1, 0, 1]),
+        ("sums", "size = 4", [1, 1, 1, 1, 0]),
+    ];
+    for (table, change, left) in changes {
+        other.execute(&format!("UPDATE {table} SET {change}"), []).unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!(intact(&loaded), left, "{table}: {change}");
+        assert_eq!(loaded.damaged.len(), 1);
+        assert_eq!(loaded.damaged[0].table(), table);
+        // What is discarded is gone, and the rows can be written anew.
+        let discard = Row::Discard(Box::new(loaded.damaged[0].clone()));
+        store.commit_and_wait(vec![discard], false).unwrap();
+        assert!(store.load().unwrap().damaged.is_empty());
+        store.commit_and_wait(rows.clone(), false).unwrap();
+    }
+    other.execute("UPDATE blobs SET data = x'68656c6c70'", []).unwrap();
+    assert!(matches!(store.blob(BlobId(5)), Err(StoreError::Damaged(_))));
+    assert_eq!(store.blob_as_it_lies(BlobId(5)).unwrap(), Some((Bytes::from("hellp"), false)));
+    store.close().unwrap();
+}
+
+/// Rows of databases that had no checksums yet are believed.
+#[test]
+fn a_row_without_checksum_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path).unwrap();
+    let row = record(1, RecordBase::Follows, RecordState::Waiting);
+    store.commit_and_wait(vec![Row::PutRecord(Box::new(row.clone()))], true).unwrap();
+    Connection::open(&path).unwrap().execute("UPDATE outbox SET sum = NULL", []).unwrap();
+    assert_eq!(store.load().unwrap().records, [row]);
+    store.close().unwrap();
+}
+
 #[test]
 fn of_rows_that_change_the_same_thing_only_the_last_is_written() {
     let path = WsPath::parse("/a").unwrap();

@@ -18,7 +18,7 @@ use self::reading::{
 
 /// Plain types that every module may name.
 const VOCABULARY: &[&str] =
-    &["clock", "digest", "ignore_rules", "node", "path", "record", "revision"];
+    &["checksum", "clock", "digest", "ignore_rules", "node", "path", "record", "revision"];
 
 /// Modules that put the others together and may name all of them.
 const ROOTS: &[&str] = &["main", "lib", "daemon"];
@@ -41,6 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("namespace", &[]),
     ("remote", &[]),
     ("store", &[]),
+    ("checksum", &[]),
     ("clock", &[]),
     ("digest", &[]),
     ("ignore_rules", &[]),
@@ -71,6 +72,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry"]),
     ("url", &["config", "daemon", "remote"]),
     ("workspaced", &["daemon", "serve"]),
+    ("xxhash_rust", &["checksum"]),
 ];
 
 /// What `mountctl` must not drag along: it starts at once and does one thing.
