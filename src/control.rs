@@ -418,7 +418,7 @@ impl Control {
                 concerned(at) && matches!(state, crate::record::RecordState::Parked { .. })
             })
             .count();
-        let conflicts = core.conflicts.iter().filter(|row| concerned(&row.path)).count();
+        let conflicts = core.open_conflicts().filter(|row| concerned(&row.path)).count();
         FlushReply {
             drained: flushed.remaining == 0,
             uploaded: flushed.uploaded,

@@ -256,6 +256,7 @@ fn build(
     let settings = Settings {
         debounce: config.debounce,
         max_delay: config.max_delay,
+        who: who(),
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
         read_only: config.read_only,
@@ -285,6 +286,14 @@ fn build(
     let conflicts = config.state_dir.join("conflicts");
     make_private(&conflicts)?;
     Ok(Arc::new(Shared::new(core, store, contents, remote, Arc::clone(clock), conflicts)))
+}
+
+/// Who works here, for the labels of conflicts.
+fn who() -> Option<String> {
+    let host = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    let uid = nix::unistd::geteuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    Some(format!("{}@{host}", user.unwrap_or_else(|| uid.to_string())))
 }
 
 /// Reads credential and rules again when their files change.

@@ -238,4 +238,59 @@ pub struct ConflictRow {
     pub theirs: Option<(u64, Digest)>,
     /// Folder name of the copy below `conflicts/`; empty when there is none.
     pub folder: String,
+    /// Who wrote ours: the user and host of this daemon.
+    pub ours_by: Option<String>,
+    /// When ours was last changed.
+    pub ours_at: Option<Timestamp>,
+    /// When the remote stored theirs.
+    pub theirs_at: Option<Timestamp>,
+    /// The visible copy of ours beside the file, where one was made.
+    pub sibling: Option<WsPath>,
+    /// How it was resolved; `None` while it waits for a person.
+    pub resolution: Option<Resolution>,
+}
+
+/// How and when a conflict was resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolution {
+    /// How.
+    pub how: How,
+    /// By a rule, not by a person.
+    pub automatic: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What took the name in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum How {
+    /// Our version.
+    Ours,
+    /// The remote's version.
+    Theirs,
+    /// The remote's version; ours has a name beside it.
+    Both,
+    /// A merge of both, or what a person made of them.
+    Merged,
+}
+
+impl How {
+    /// The word that the store and `mountctl` use.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Theirs => "theirs",
+            Self::Both => "both",
+            Self::Merged => "merged",
+        }
+    }
+
+    /// Takes back what [`How::word`] gave.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Ours, Self::Theirs, Self::Both, Self::Merged]
+            .into_iter()
+            .find(|how| how.word() == word)
+    }
 }

@@ -65,8 +65,8 @@ pub(super) fn status(
         },
         stream: stream(&core, facts),
         conflicts: ConflictsStatus {
-            open: core.conflicts.len() as u64,
-            newest_at: core.conflicts.last().map(|conflict| conflict.at),
+            open: core.open_conflicts().count() as u64,
+            newest_at: core.open_conflicts().last().map(|conflict| conflict.at),
         },
         skipped_names: core.skipped.len() as u64,
         local_only: core.tree.nodes().filter(|node| node.local_only).count() as u64,
@@ -93,7 +93,7 @@ fn state(core: &Core, stopping: bool) -> MountState {
     if core.reset_suspected.is_some() {
         return MountState::ResetSuspected;
     }
-    if core.outbox.parked() > 0 || !core.conflicts.is_empty() {
+    if core.outbox.parked() > 0 || core.open_conflicts().next().is_some() {
         return MountState::Attention;
     }
     if core.link.pause().is_some() {
@@ -290,7 +290,9 @@ pub(super) fn conflicts(shared: &Shared, folder: &Path) -> ConflictList {
             folder.join(&row.folder).display().to_string()
         },
     };
-    ConflictList { conflicts: core.conflicts.iter().rev().map(record).collect() }
+    let mut conflicts: Vec<_> = core.open_conflicts().map(record).collect();
+    conflicts.reverse();
+    ConflictList { conflicts }
 }
 
 fn age_ms(at: Timestamp, now: Now) -> u64 {

@@ -124,6 +124,10 @@ impl Shared {
                 write_synced(&folder.join("base"), &bytes)?;
             }
             File::open(folder.join("remote"))?.sync_all()?;
+            let (ours_by, modified) = {
+                let core = self.core();
+                (core.settings.who.clone(), core.tree.get(ino).map(|node| node.mtime))
+            };
             let conflict = ConflictRow {
                 id: id.to_owned(),
                 path: record.path.clone(),
@@ -137,8 +141,12 @@ impl Shared {
                     .file_name()
                     .map(|name| name.to_string_lossy().into_owned())
                     .unwrap_or_default(),
+                ours_by,
+                ours_at: modified,
+                theirs_at: theirs.edited_at,
+                sibling: None,
+                resolution: None,
             };
-            let modified = self.core().tree.get(ino).map(|node| node.mtime);
             write_synced(&folder.join("meta.json"), &meta(&conflict, &theirs, modified)?)?;
             File::open(folder)?.sync_all()?;
             File::open(&self.conflicts_folder)?.sync_all()?;

@@ -43,6 +43,8 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Body cap to start from, encoded bytes.
     pub body_bytes_start: u64,
+    /// Who works here, `USER@HOST`, for the labels of conflicts.
+    pub who: Option<String>,
     /// Owner of nodes that come from the remote.
     pub uid: u32,
     /// Group of nodes that come from the remote.
@@ -63,6 +65,7 @@ impl Default for Settings {
             in_flight_max: 4,
             // The server's default limit is 1 MiB; the slack covers the envelope.
             body_bytes_start: (1 << 20) - (16 << 10),
+            who: None,
             uid: 0,
             gid: 0,
             read_only: false,
@@ -173,7 +176,7 @@ pub struct Core {
     pub rules_text: String,
     /// The text of the user's own rules.
     pub user_rules: String,
-    /// Open conflicts, oldest first.
+    /// Conflicts, open and resolved, oldest first.
     pub conflicts: Vec<ConflictRow>,
     /// Remote names that cannot be mounted, with the reason.
     pub skipped: BTreeMap<String, String>,
@@ -549,6 +552,11 @@ impl Core {
             _ => {}
         }
         Some(ended.0)
+    }
+
+    /// The conflicts that wait for a person, oldest first.
+    pub fn open_conflicts(&self) -> impl Iterator<Item = &ConflictRow> {
+        self.conflicts.iter().filter(|conflict| conflict.resolution.is_none())
     }
 
     /// Remembers a failure for the status.

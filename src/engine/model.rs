@@ -165,12 +165,16 @@ impl Disk {
                 Row::SetMeta(key, None) => drop(self.meta.remove(key)),
                 Row::PutRecheck(path) => drop(self.recheck.insert(path)),
                 Row::DeleteRecheck(path) => drop(self.recheck.remove(&path)),
-                Row::PutConflict(conflict) => self.conflicts.push(*conflict),
                 Row::PutRemoval(path) => drop(self.removals.insert(path)),
                 Row::DeleteRemoval(path) => drop(self.removals.remove(&path)),
                 Row::PutImported(_) => unreachable!("nothing is carried here"),
                 // Working files and damage are outside of the model.
                 Row::PutSums(..) | Row::DeleteSums(_) | Row::Discard(_) => {}
+                Row::PutConflict(conflict) => {
+                    self.conflicts.retain(|other| other.id != conflict.id);
+                    self.conflicts.push(*conflict);
+                }
+                Row::DeleteConflict(id) => self.conflicts.retain(|other| other.id != id),
             }
         }
     }
@@ -626,6 +630,11 @@ impl World {
             ours: None,
             theirs: None,
             folder: "x".into(),
+            ours_by: None,
+            ours_at: None,
+            theirs_at: None,
+            sibling: None,
+            resolution: None,
         };
         self.step(|core, now, changes| core.kept(&record, &theirs, conflict, now, changes));
     }

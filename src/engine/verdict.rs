@@ -119,6 +119,11 @@ impl Core {
                 ours: None,
                 theirs: theirs_of(file),
                 folder: String::new(),
+                ours_by: self.settings.who.clone(),
+                ours_at: Some(record.recorded_at),
+                theirs_at: file.edited_at,
+                sibling: None,
+                resolution: None,
             };
             self.add_conflict(conflict, changes);
         }

@@ -14,7 +14,9 @@ use crate::checksum::Checksum;
 use crate::digest::Digest;
 use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, Synced};
 use crate::path::WsPath;
-use crate::record::{BaseContent, ConflictRow, Op, Record, RecordBase, RecordState, Seq};
+use crate::record::{
+    BaseContent, ConflictRow, How, Op, Record, RecordBase, RecordState, Resolution, Seq,
+};
 use crate::revision::{Base, Revision};
 
 /// Everything the store holds but the small contents.
@@ -28,7 +30,7 @@ pub struct Loaded {
     pub records: Vec<Record>,
     /// Paths whose remote state must be read again.
     pub recheck: Vec<WsPath>,
-    /// Open conflicts, oldest first.
+    /// Conflicts, open and resolved, oldest first.
     pub conflicts: Vec<ConflictRow>,
     /// Paths whose removal at the remote waits for a person.
     pub removals: Vec<WsPath>,
@@ -65,8 +67,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
     loaded.nodes = read(connection, "nodes", "", node, damaged)?;
     loaded.records = read(connection, "outbox", "ORDER BY seq", record, damaged)?;
     loaded.recheck = read(connection, "recheck", "", path, damaged)?;
-    let open = "WHERE resolved = 0 ORDER BY at";
-    loaded.conflicts = read(connection, "conflicts", open, conflict, damaged)?;
+    loaded.conflicts = read(connection, "conflicts", "ORDER BY at", conflict, damaged)?;
     loaded.removals = read(connection, "removals", "", path, damaged)?;
     let imported = |row: &SqlRow<'_>| row.get("id").map(Some);
     loaded.imported = read(connection, "imported", "", imported, damaged)?.into_iter().collect();
@@ -256,6 +257,14 @@ fn millis(row: &SqlRow<'_>, column: &str) -> rusqlite::Result<Timestamp> {
 
 fn conflict(row: &SqlRow<'_>) -> rusqlite::Result<Option<ConflictRow>> {
     let Some(path) = path(row)? else { return Ok(None) };
+    let resolution = if row.get("resolved")? {
+        let how: Option<String> = row.get("resolution")?;
+        let Some(how) = how.and_then(|how| How::from_word(&how)) else { return Ok(None) };
+        let at = time(row, "resolved_at")?.unwrap_or(Timestamp::UNIX_EPOCH);
+        Some(Resolution { how, automatic: row.get("automatic")?, at })
+    } else {
+        None
+    };
     Ok(Some(ConflictRow {
         id: row.get("id")?,
         path,
@@ -266,5 +275,12 @@ fn conflict(row: &SqlRow<'_>) -> rusqlite::Result<Option<ConflictRow>> {
         ours: id(row, "ours_size")?.zip(digest(row, "ours_digest")?),
         theirs: id(row, "theirs_size")?.zip(digest(row, "theirs_digest")?),
         folder: row.get("folder")?,
+        ours_by: row.get("ours_by")?,
+        ours_at: time(row, "ours_at")?,
+        theirs_at: time(row, "theirs_at")?,
+        sibling: row
+            .get::<_, Option<String>>("sibling")?
+            .and_then(|sibling| WsPath::parse(&sibling).ok()),
+        resolution,
     }))
 }

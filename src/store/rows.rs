@@ -83,7 +83,14 @@ static CONFLICTS: Table = Table::new(
         "theirs_size",
         "theirs_digest",
         "folder",
+        "ours_by",
+        "ours_at",
+        "theirs_at",
+        "sibling",
         "resolved",
+        "resolution",
+        "automatic",
+        "resolved_at",
     ],
 );
 static REMOVALS: Table = Table::new("removals", &["path"]);
@@ -120,7 +127,7 @@ pub enum Row {
     PutRecheck(WsPath),
     /// Removes such a note.
     DeleteRecheck(WsPath),
-    /// Inserts a conflict.
+    /// Inserts or replaces a conflict.
     PutConflict(Box<ConflictRow>),
     /// Notes a path whose removal at the remote waits for a person.
     PutRemoval(WsPath),
@@ -134,6 +141,8 @@ pub enum Row {
     DeleteSums(FileId),
     /// Removes a row that was damaged and is kept elsewhere.
     Discard(Box<DamagedRow>),
+    /// Removes a conflict.
+    DeleteConflict(String),
 }
 
 /// What a row changes: of several rows with one key only the last one counts.
@@ -175,6 +184,7 @@ impl Row {
             Self::PutImported(id) => Key::Imported(id.clone()),
             Self::PutSums(file, _) | Self::DeleteSums(file) => Key::Sums(*file),
             Self::Discard(row) => Key::Damaged(row.table(), row.key_text()),
+            Self::DeleteConflict(id) => Key::Conflict(id.clone()),
         }
     }
 
@@ -214,6 +224,9 @@ impl Row {
                 run(connection, "DELETE FROM sums WHERE file = ?1", [sql_id(file.0)])
             }
             Self::Discard(row) => row.discard(connection),
+            Self::DeleteConflict(id) => {
+                run(connection, "DELETE FROM conflicts WHERE id = ?1", [id])
+            }
         }
     }
 }
@@ -324,6 +337,7 @@ fn put_conflict(connection: &Connection, conflict: &ConflictRow) -> rusqlite::Re
     let digest = |side: &Option<(u64, crate::digest::Digest)>| {
         side.as_ref().map(|side| side.1.as_bytes().to_vec())
     };
+    let resolution = conflict.resolution.as_ref();
     CONFLICTS.put(
         connection,
         params![
@@ -338,7 +352,14 @@ fn put_conflict(connection: &Connection, conflict: &ConflictRow) -> rusqlite::Re
             size(&conflict.theirs),
             digest(&conflict.theirs),
             conflict.folder,
-            0,
+            conflict.ours_by,
+            conflict.ours_at.map(sql_time),
+            conflict.theirs_at.map(sql_time),
+            conflict.sibling.as_ref().map(WsPath::as_str),
+            resolution.is_some(),
+            resolution.map(|resolution| resolution.how.word()),
+            resolution.is_some_and(|resolution| resolution.automatic),
+            resolution.map(|resolution| sql_time(resolution.at)),
         ],
     )
 }

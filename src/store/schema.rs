@@ -56,6 +56,16 @@ ALTER TABLE imported ADD COLUMN sum INTEGER;
 CREATE TABLE sums(
   file INTEGER PRIMARY KEY, size INTEGER NOT NULL, blocks BLOB NOT NULL, sum INTEGER);
 ",
+    // Who made the sides of a conflict and when, the visible copy, and how it was resolved.
+    "
+ALTER TABLE conflicts ADD COLUMN ours_by TEXT;
+ALTER TABLE conflicts ADD COLUMN ours_at INTEGER;
+ALTER TABLE conflicts ADD COLUMN theirs_at INTEGER;
+ALTER TABLE conflicts ADD COLUMN sibling TEXT;
+ALTER TABLE conflicts ADD COLUMN resolution TEXT;
+ALTER TABLE conflicts ADD COLUMN automatic INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE conflicts ADD COLUMN resolved_at INTEGER;
+",
 ];
 
 /// Version of the schema that this program writes (`PRAGMA user_version`).

@@ -6,7 +6,9 @@ use super::*;
 use crate::digest::Digest;
 use crate::node::{Content, FileBody, Ino, Kind, Node, Synced};
 use crate::path::WsPath;
-use crate::record::{BaseContent, Op, Record, RecordBase, RecordState, Seq};
+use crate::record::{
+    BaseContent, ConflictRow, How, Op, Record, RecordBase, RecordState, Resolution, Seq,
+};
 use crate::revision::{Base, Revision};
 
 fn node(ino: u64, kind: Kind) -> Node {
@@ -244,4 +246,38 @@ fn nothing_is_left_in_the_log_after_an_orderly_end() {
     let log = std::fs::metadata(folder.path().join("state.db-wal")).map_or(0, |log| log.len());
     assert_eq!(log, 0);
     assert!(std::fs::metadata(path).unwrap().len() > 4096);
+}
+
+#[test]
+fn conflicts_open_and_resolved_are_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let conflict = |id: &str, second, resolution| ConflictRow {
+        id: id.to_owned(),
+        path: WsPath::parse("/d/f").unwrap(),
+        at: at(second),
+        kind: "edit".to_owned(),
+        base_revision: Some("rev_1".to_owned()),
+        theirs_revision: None,
+        ours: Some((3, Digest::of(b"our"))),
+        theirs: None,
+        folder: format!("{id}.conflict"),
+        ours_by: Some("me@here".to_owned()),
+        ours_at: Some(at(5)),
+        theirs_at: None,
+        sibling: Some(WsPath::parse("/d/f (conflict)").unwrap()),
+        resolution,
+    };
+    let merged = Resolution { how: How::Merged, automatic: true, at: at(9) };
+    let all = [conflict("c-2", 1, None), conflict("c-1", 2, Some(merged))];
+    let store = Store::open(&path).unwrap();
+    let put = |conflict: &ConflictRow| Row::PutConflict(Box::new(conflict.clone()));
+    let gone = conflict("c-3", 3, None);
+    let rows = all.iter().chain([&gone]).map(put).collect();
+    store.commit_and_wait(rows, false).unwrap();
+    store.commit_and_wait(vec![Row::DeleteConflict("c-3".to_owned())], false).unwrap();
+    let loaded = Store::open(&path).unwrap().load().unwrap();
+    assert_eq!(loaded.conflicts, all);
+    assert!(loaded.damaged.is_empty(), "{:?}", loaded.damaged);
 }
