@@ -9,6 +9,7 @@
 
 pub mod conflict;
 pub mod core;
+pub mod decide;
 pub mod evict;
 pub mod fetch;
 pub mod inbound;

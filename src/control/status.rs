@@ -14,8 +14,8 @@ use mountctl::api::{
 use super::MountFacts;
 use crate::engine::Shared;
 use crate::engine::core::{Core, Now, Stream};
+use crate::engine::decide::Hold;
 use crate::engine::link::{Cause, Way};
-use crate::engine::plan::Hold;
 use crate::node::Kind;
 use crate::record::{Op, RecordState};
 use crate::remote::credential::Claims;
@@ -259,6 +259,9 @@ fn op(op: Op, is_link: bool) -> OutboxOp {
 fn words(hold: Hold) -> String {
     match hold {
         Hold::Open(_) => "the file is open and changed".to_owned(),
+        Hold::Again(_) => "another attempt follows".to_owned(),
+        Hold::Conflict(_) => "both sides changed; waits for the file to be closed".to_owned(),
+        Hold::Approval => "one of very many removals: see mountctl approvals".to_owned(),
         Hold::After => "waits for another change to go first".to_owned(),
         Hold::Needs(_) => "bytes that it would overwrite are fetched first".to_owned(),
         Hold::Frozen => "deletes are frozen: the server looks reset".to_owned(),

@@ -480,7 +480,9 @@ impl World {
 
     fn plan(&mut self) {
         self.now.mono += Duration::from_millis(300);
+        let said = super::decide::tests::said(&self.core, self.now);
         let plan = self.core.plan(self.now);
+        assert_eq!(super::decide::tests::handed_out(&plan), said);
         self.tasks.extend(plan.tasks);
     }
 

@@ -22,6 +22,17 @@ use crate::record::{BaseContent, Op, Record, RecordBase, RecordState, Seq};
 use crate::revision::{Base, Revision};
 use crate::store::Row;
 
+/// What a record waits for until a certain time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// For its file to be closed.
+    Open,
+    /// For another attempt.
+    Again,
+    /// For its file to be closed, before both sides of a conflict are kept.
+    Conflict,
+}
+
 /// A record and its timing, which starts anew with the process.
 #[derive(Debug, Clone)]
 pub struct Slot {
@@ -33,6 +44,8 @@ pub struct Slot {
     pub changed_at: Duration,
     /// It is not sent before this: the file is open and changed, or an attempt was postponed.
     pub held_until: Option<Duration>,
+    /// What for.
+    pub held_for: Wait,
     /// How often in a row it was refused although the remote is what it was made against.
     pub refusals: u32,
     /// Whether the bytes last sent are still the ones to send. Not known after a restart.
@@ -149,6 +162,7 @@ impl Outbox {
                 first_at: now,
                 changed_at: now,
                 held_until: None,
+                held_for: Wait::Open,
                 refusals: 0,
                 sent_is_newest: false,
             };
@@ -400,6 +414,8 @@ impl Outbox {
             current.record.moved_to = next.record.moved_to.or(current.record.moved_to);
             current.changed_at = next.changed_at;
             current.held_until = next.held_until;
+            current.held_for = next.held_for;
+            current.record.needs_approval = next.record.needs_approval;
             current.refusals = 0;
             current.sent_is_newest = false;
             folded = true;
@@ -443,14 +459,14 @@ impl Outbox {
             self.count(record, true);
         }
         let Lane { current, after, heard } = lane;
-        if current.record.state == RecordState::Waiting {
+        if is_waiting(&current.record) {
             self.waiting.insert(current.record.seq, path.clone());
         }
         self.lanes.insert(path, Lane { current, after, heard });
     }
 
     fn enter(&mut self, path: WsPath, slot: Slot) {
-        if slot.record.state == RecordState::Waiting {
+        if is_waiting(&slot.record) {
             self.waiting.insert(slot.record.seq, path.clone());
         }
         self.lanes.insert(path, Lane::of(slot));
@@ -476,6 +492,11 @@ impl Outbox {
             tally(&mut self.blobs, blob, add);
         }
     }
+}
+
+/// Whether a record waits for nobody but us.
+fn is_waiting(record: &Record) -> bool {
+    record.state == RecordState::Waiting && !record.needs_approval
 }
 
 /// Counts uses of `key`; one that is not used any more is not there.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::core::{Changes, Core, LastBatch, Now};
-use super::outbox::Slot;
+use super::outbox::{Slot, Wait};
 use super::plan::{Item, Task};
 use crate::digest::Digest;
 use crate::node::Synced;
@@ -325,6 +325,7 @@ impl Core {
                 slot.record.last_error = Some(text);
                 if hold {
                     slot.held_until = Some(now.mono + Duration::from_secs(1));
+                    slot.held_for = Wait::Again;
                 }
             });
         }
@@ -385,7 +386,10 @@ impl Core {
             slot.record.state = RecordState::Waiting;
         });
         self.fold_waiting(path, changes);
-        self.outbox.mark(path, |slot| slot.held_until = Some(until));
+        self.outbox.mark(path, |slot| {
+            slot.held_until = Some(until);
+            slot.held_for = Wait::Conflict;
+        });
     }
 
     /// A request that carried changes is over.

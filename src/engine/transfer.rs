@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::core::Changes;
 use super::fetch::FetchError;
+use super::outbox::Wait;
 use super::plan::{Item, ItemSource, Task};
 use super::replies::Answer;
 use super::shared::{Notice, NoticeKind, Shared};
@@ -279,6 +280,7 @@ impl Shared {
                 tracing::debug!(path = %item.path, %reason, "change not sent yet");
                 core.outbox.mark(&item.path, |slot| {
                     slot.held_until = Some(now.mono + CHANGED_HOLD);
+                    slot.held_for = Wait::Again;
                 });
             }
             Unready::Link(error) => {

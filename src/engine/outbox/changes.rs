@@ -1,6 +1,6 @@
 //! What two changes of one path make together, and how a record may change. Pure.
 
-use super::{Change, Slot, Stamp};
+use super::{Change, Slot, Stamp, Wait};
 use crate::digest::Digest;
 use crate::record::{Op, Record, RecordBase, RecordState};
 use crate::revision::Base;
@@ -56,7 +56,8 @@ pub(super) fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Sl
     };
     let held_until = change.held_until;
     let (first_at, changed_at) = (stamp.now, stamp.now);
-    Slot { record, first_at, changed_at, held_until, refusals: 0, sent_is_newest: false }
+    let held_for = Wait::Open;
+    Slot { record, first_at, changed_at, held_until, held_for, refusals: 0, sent_is_newest: false }
 }
 
 /// Whether there is nothing to do: to remove what never was sent and was not there before.
@@ -116,7 +117,10 @@ pub(super) fn coalesce(
         (Some(older), Some(newer)) => Some(older.min(newer)),
         (_, newer) => newer,
     };
+    older.held_for = Wait::Open;
     older.refusals = 0;
     older.sent_is_newest = false;
+    // Whether it still is one of very many removals is found out anew.
+    record.needs_approval = false;
     Some(older)
 }
