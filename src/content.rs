@@ -74,7 +74,10 @@ impl Contents {
             let id = name.to_str().and_then(|name| name.parse().ok()).map(FileId);
             match id.filter(|id| used.contains(id)) {
                 Some(id) => drop(lengths.insert(id, entry.metadata()?.len())),
-                None => std::fs::remove_file(entry.path())?,
+                None => {
+                    failpoint!("start.sweep");
+                    std::fs::remove_file(entry.path())?;
+                }
             }
         }
         Ok(lengths)
@@ -167,7 +170,7 @@ impl Contents {
             return;
         }
         for (ino, file) in files {
-            if let Err(error) = file.sync_data() {
+            if let Err(error) = sync_data(&file) {
                 tracing::error!(ino = ino.0, %error, "sync of a working file");
                 self.unsynced().entry(ino).or_insert(file);
             }
@@ -175,6 +178,7 @@ impl Contents {
         if let Err(error) = self.sync_folder() {
             tracing::error!(%error, "sync of the folder of working files");
         }
+        failpoint!("content.sync.after");
     }
 
     fn unsynced(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Arc<File>>> {
@@ -202,6 +206,7 @@ impl Contents {
                 trash.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
                 return;
             }
+            failpoint!("trash.remove");
             for path in paths {
                 if let Err(error) = std::fs::remove_file(&path)
                     && error.kind() != io::ErrorKind::NotFound
@@ -209,6 +214,7 @@ impl Contents {
                     tracing::warn!(%error, path = %path.display(), "remove working file");
                 }
             }
+            failpoint!("trash.removed");
         }));
     }
 
@@ -225,4 +231,9 @@ impl Contents {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+fn sync_data(file: &File) -> io::Result<()> {
+    failpoint!("content.sync", |errno| Err(io::Error::from_raw_os_error(errno)));
+    file.sync_data()
 }

@@ -115,6 +115,7 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
             return Err(session_report(error));
         }
     };
+    failpoint!("start.mounted");
     let runner = tokio::spawn(Runner::new(Arc::clone(&parts), inbox).run());
     let facts = MountFacts {
         name: config.name.clone(),
@@ -265,11 +266,13 @@ fn build(
     };
     let contents = Contents::open(&config.files_dir, store.clone())
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
+    failpoint!("start.loaded");
     let now = Now { mono: clock.monotonic(), wall: clock.wall() };
     let (mut core, mut changes) = Core::new(loaded, settings, now, rand::random());
     let lengths = contents
         .sweep(&core.working_files())
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
+    failpoint!("start.swept");
     core.take_lengths(&lengths, &mut changes);
     let mut meta = identity(config).to_vec();
     meta.extend([
@@ -280,6 +283,7 @@ fn build(
     ]);
     changes.rows.extend(meta.into_iter().map(|(key, value)| Row::SetMeta(key, Some(value))));
     store.commit_and_wait(changes.rows, false).map_err(|error| store_report(&error))?;
+    failpoint!("start.committed");
     if let Some(capabilities) = core.capabilities {
         remote.set_capabilities(capabilities);
     }
@@ -388,6 +392,7 @@ async fn stop_mount(
     mounted: Mounted,
 ) -> usize {
     seal(shared).await;
+    failpoint!("stop.sealed");
     let (reply, told) = oneshot::channel();
     if !drain.is_zero() && commands.send(Command::Drain { timeout: drain, reply }).await.is_ok() {
         let again = async {
@@ -402,7 +407,9 @@ async fn stop_mount(
             () = again => tracing::warn!("not waiting any longer; the rest stays in the outbox"),
         }
     }
+    failpoint!("stop.drained");
     let unmounted = tokio::task::spawn_blocking(move || mounted.unmount()).await;
+    failpoint!("stop.unmounted");
     if let Ok(Err(error)) = unmounted {
         tracing::error!(%error, "unmount");
     }
@@ -413,9 +420,11 @@ async fn stop_mount(
     let parts = Arc::clone(shared);
     let closed = tokio::task::spawn_blocking(move || {
         parts.contents.sync_files();
+        failpoint!("stop.synced");
         store.close()
     });
     let closed = closed.await;
+    failpoint!("stop.closed");
     if let Ok(Err(error)) = closed {
         tracing::error!(%error, "closing the state database");
     }

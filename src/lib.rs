@@ -2,6 +2,9 @@
 //!
 //! The modules, from the edges down; each names only those below it (`docs/architecture.md`).
 
+#[macro_use]
+pub mod failpoints;
+
 pub mod daemon;
 pub mod serve;
 

@@ -22,6 +22,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Report> {
+    #[cfg(feature = "failpoints")]
+    mountd::failpoints::arm_from_environment()
+        .map_err(|why| Report::new(mountctl::api::ExitCode::Usage, "FAILPOINTS", why))?;
     telemetry::start(&cli.log_level).map_err(|why| {
         let code = mountctl::api::ExitCode::Usage;
         Report::new(code, "INVALID_ARGUMENT", format!("--log-level {}", cli.log_level)).why(why)

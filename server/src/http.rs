@@ -217,7 +217,9 @@ async fn respond(
         .unwrap_or_default()
         .to_owned();
     let head_only = request.method() == Method::HEAD;
+    failpoint!("server.request");
     let result = admit(app, route, query, request, &correlation).await;
+    failpoint!("server.reply");
     let mut response = result.unwrap_or_else(|failure| failure.into_response(&correlation));
     if head_only && response.status().is_client_error() {
         *response.body_mut() = Body::empty();

@@ -8,6 +8,9 @@
 //! is sent after the write is on disk, and not before. The library never prints, and never reads
 //! the environment.
 
+#[macro_use]
+mod failpoints;
+
 mod auth;
 mod clock;
 mod config;

@@ -141,6 +141,7 @@ impl Server {
             tracing::warn!(requests = connections.len(), "requests were cut off by the shutdown");
             connections.shutdown().await;
         }
+        failpoint!("server.stop");
         app.store.close().await;
         result
     }

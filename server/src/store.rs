@@ -95,6 +95,7 @@ impl Store {
             move |source| Error::Database { act, path, source }
         };
         bodies.sweep(&read::body_names(&connection).map_err(failed("read"))?)?;
+        failpoint!("server.start.swept");
         fs::File::open(folder)
             .and_then(|handle| handle.sync_all())
             .map_err(storage("make durable", folder))?;

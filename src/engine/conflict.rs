@@ -66,7 +66,9 @@ impl Shared {
             tokio::task::block_in_place(|| {
                 DirBuilder::new().recursive(true).mode(0o700).create(&folder)
             })?;
+            failpoint!("conflict.folder");
             let fetched = self.remote.fetch_to(&record.path, &folder.join("remote")).await;
+            failpoint!("conflict.remote");
             let theirs = match fetched {
                 Ok(Some(file)) => file,
                 // Gone or unreachable meanwhile: the next attempt decides anew.
@@ -119,6 +121,7 @@ impl Shared {
             }
             let ours = self.ours(record, state)?;
             let (size, digest) = write_copy(&ours, &folder.join("local"))?;
+            failpoint!("conflict.local");
             if let Some(base) = &record.base_content {
                 let bytes = self.contents.blob(base.blob).map_err(io::Error::other)?;
                 write_synced(&folder.join("base"), &bytes)?;
@@ -148,6 +151,7 @@ impl Shared {
                 resolution: None,
             };
             write_synced(&folder.join("meta.json"), &meta(&conflict, &theirs, modified)?)?;
+            failpoint!("conflict.meta");
             File::open(folder)?.sync_all()?;
             File::open(&self.conflicts_folder)?.sync_all()?;
 
@@ -156,7 +160,9 @@ impl Shared {
             if theirs.body.is_none() && fs::metadata(&remote_copy)?.len() <= SMALL_MAX {
                 theirs.body = Some(Bytes::from(fs::read(&remote_copy)?));
             }
+            failpoint!("conflict.synced");
             self.step(|core, now, changes| core.kept(record, &theirs, conflict, now, changes));
+            failpoint!("conflict.swapped");
             state.body = Body::Unloaded;
             state.generation += 1;
             Ok(true)

@@ -57,6 +57,7 @@ impl Shared {
             return;
         };
         let candidates = self.core().evictable();
+        failpoint!("evict.begin");
         let mut evicted = 0_u64;
         for ino in candidates {
             if self.contents.open.is_open(ino) {
@@ -75,6 +76,7 @@ impl Shared {
                 break;
             }
         }
+        failpoint!("evict.dropped");
         tracing::info!(evicted, taken, "local content was over its bound");
         self.contents.empty_trash();
     }

@@ -100,6 +100,7 @@ impl Shared {
             return Err(self.vanished(&path));
         };
         self.take_file(ino, &path, &file, id);
+        failpoint!("fetch.taken");
         Ok(())
     }
 
@@ -114,7 +115,9 @@ impl Shared {
         let Some(mut file) = self.heard(fetched)? else { return Ok(None) };
         let disk = |error: std::io::Error| FetchError::Disk(error.to_string());
         file.size = Size::Exact(tokio::fs::metadata(&target).await.map_err(disk)?.len());
+        failpoint!("fetch.streamed");
         tokio::fs::rename(&target, self.contents.file_path(id)).await.map_err(disk)?;
+        failpoint!("fetch.renamed");
         Ok(Some((file, id)))
     }
 
@@ -143,6 +146,7 @@ impl Shared {
     fn take_fetched(&self, ino: Ino, path: &WsPath, file: &RemoteFile) -> Result<(), FetchError> {
         let Some(bytes) = &file.body else { return Err(FetchError::Gone) };
         let len = bytes.len() as u64;
+        failpoint!("fetch.received");
         self.contents.open.with(ino, |_| {
             let large = (len > SMALL_MAX)
                 .then(|| FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows))));
@@ -152,6 +156,7 @@ impl Shared {
                     .create_file(id)
                     .and_then(|mut target| std::io::Write::write_all(&mut target, bytes));
                 written.map_err(|error| FetchError::Disk(error.to_string()))?;
+                failpoint!("fetch.written");
             }
             self.step(|core, _, changes| {
                 let still = core.tree.get(ino).and_then(|node| node.body());
@@ -218,6 +223,7 @@ impl Shared {
             return Vec::new();
         }
         let (reply, on_disk) = self.read_with_size(&path).await;
+        failpoint!("recheck.read");
         let ino = self.core().file_at(&path);
         let apply = |quiet: bool| {
             self.step(|core, now, changes| {
@@ -232,6 +238,7 @@ impl Shared {
             })
         };
         let applied = self.apply_quietly(ino, apply);
+        failpoint!("recheck.applied");
         if applied == Inbound::Busy {
             self.step(|core, now, _| {
                 core.rechecks_postponed.insert(path.clone(), now.mono + RECHECK_AGAIN);
@@ -354,8 +361,10 @@ impl Shared {
                 return Vec::new();
             }
         };
+        failpoint!("settle.read");
         let keep =
             self.step(|core, now, changes| core.settled(&path, seq, theirs.as_ref(), now, changes));
+        failpoint!("settle.decided");
         if let (Some(record), Some(theirs)) = (keep, theirs) {
             self.keep_both(record, theirs).await;
         }

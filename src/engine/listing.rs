@@ -58,12 +58,14 @@ impl Shared {
         // The rules came with the rest, if there are any.
         self.reload_rules();
         self.look_at_missing(&known, &seen, policy).await?;
+        failpoint!("listing.applied");
         self.step(|core, _, changes| {
             core.listed = true;
             changes.rows.push(crate::store::Row::SetMeta("listed", Some("1".to_owned())));
             let cursor = tail.map(|id| Cursor { id, fingerprint: None });
             core.set_cursor(cursor, changes);
         });
+        failpoint!("listing.done");
         Ok(())
     }
 
@@ -86,6 +88,7 @@ impl Shared {
         let mut cursors = HashSet::new();
         loop {
             self.take_page(&page, seen, policy);
+            failpoint!("listing.page");
             let Some(next) = page.next.take() else { return Ok(()) };
             if !cursors.insert(next.clone()) {
                 return Err(RemoteError::Garbled {

@@ -457,6 +457,7 @@ impl Runner {
         if let Some(change) = &event.change {
             self.shared.apply_event(change);
         }
+        failpoint!("feed.applied");
         let cursor = Cursor { id: event.id, fingerprint: Some(event.fingerprint) };
         self.shared.step(|core, now, changes| {
             core.set_cursor(Some(cursor), changes);
@@ -464,6 +465,7 @@ impl Runner {
             let lag = lag.and_then(|lag| Duration::try_from(lag).ok()).unwrap_or_default();
             core.last_event = Some((now.wall, lag));
         });
+        failpoint!("feed.cursor");
     }
 
     fn obey(&mut self, command: Command) {

@@ -55,6 +55,7 @@ impl Shared {
             self.contents.note_unsynced(ino, file);
         }
         let mtime = state.mtime;
+        failpoint!("seal.begin");
         let sealed = self.step_then(done, |core, now, changes| {
             let node_body = core.tree.get(ino).and_then(|node| node.body()).copied();
             let content = match (&bytes, node_body) {
@@ -72,6 +73,7 @@ impl Shared {
             core.seal(ino, &Sealed { content, size, mtime, held_until }, now, changes);
             Ok(())
         });
+        failpoint!("seal.submitted");
         if let Some(bytes) = bytes {
             state.body = Body::Shared(bytes);
         }
@@ -163,7 +165,9 @@ impl Shared {
         };
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
         let file = self.contents.create_file(id)?;
+        failpoint!("spill.created");
         std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0)?;
+        failpoint!("spill.copied");
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
         let mtime = state.mtime;
@@ -175,7 +179,9 @@ impl Shared {
             Ok::<(), ()>(())
         });
         drop(moved);
+        failpoint!("spill.submitted");
         told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
+        failpoint!("spill.committed");
         state.body = Body::Disk(Arc::new(file));
         state.held = true;
         Ok(())
@@ -198,7 +204,9 @@ impl Shared {
         if let Err(((), done)) = noted {
             done(Ok(()));
         }
-        told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)
+        told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
+        failpoint!("disk_write.noted");
+        Ok(())
     }
 
     /// Takes up the rules that `.mountignore` holds now. What it holds only at the remote is taken

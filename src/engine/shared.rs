@@ -190,6 +190,7 @@ impl Shared {
                 self.keep_readable(&changes.rows);
                 self.store.commit(std::mem::take(&mut changes.rows), done);
                 drop(core);
+                failpoint!("step.submitted");
                 self.carry_out(changes);
                 Ok(value)
             }

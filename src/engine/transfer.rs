@@ -54,6 +54,7 @@ impl Shared {
                 }
             }
         }
+        failpoint!("send.loaded");
         let cap = self.core().body_bytes;
         let mut entries: Vec<BulkEntry> = Vec::new();
         let mut sent: Vec<(Item, Option<Digest>)> = Vec::new();
@@ -87,11 +88,13 @@ impl Shared {
                 core.return_items(answers, now, changes)
             });
         }
+        failpoint!("send.noted");
         let began = self.clock.monotonic();
         let reply = self.remote.bulk(&entries).await;
+        failpoint!("send.replied");
         let took = self.clock.monotonic().saturating_sub(began);
         tracing::debug!(files = entries.len(), bytes, after_ms = took.as_millis(), "batch");
-        self.step(|core, now, changes| {
+        let tasks = self.step(|core, now, changes| {
             core.batch_over();
             let mut tasks = core.return_items(answers, now, changes);
             match reply {
@@ -109,7 +112,9 @@ impl Shared {
                 }
             }
             tasks
-        })
+        });
+        failpoint!("send.taken");
+        tasks
     }
 
     /// Sends one file or delete by itself.
@@ -126,7 +131,8 @@ impl Shared {
         if let Err(Unready::Later(_)) = &result {
             self.not_ready(&item, Unready::Later(String::new()));
         }
-        self.step(|core, now, changes| {
+        failpoint!("send.single.replied");
+        let tasks = self.step(|core, now, changes| {
             core.single_over();
             match result {
                 Ok((outcome, digest)) => {
@@ -144,7 +150,9 @@ impl Shared {
                     core.return_items(vec![answer], now, changes)
                 }
             }
-        })
+        });
+        failpoint!("send.single.taken");
+        tasks
     }
 
     /// Streams one file from the local disk.
@@ -161,6 +169,7 @@ impl Shared {
                 let id = self.step(|core, _, changes| core.take_id(&mut changes.rows));
                 let path = self.contents.fetch_path(crate::node::FileId(id));
                 tokio::fs::write(&path, bytes).await.map_err(io)?;
+                failpoint!("send.single.copied");
                 (path.clone(), Some(path))
             }
         };
@@ -174,8 +183,10 @@ impl Shared {
         if self.generation(item.ino) != before {
             return Err(Unready::Later("changed while it was read".to_owned()));
         }
+        failpoint!("send.single.hashed");
         let noted = self.note_sending(&[(item.clone(), Some(digest))]).await;
         noted.map_err(|error| Unready::Later(error.to_string()))?;
+        failpoint!("send.single.noted");
         let identity = item.record.identity(Some(&digest));
         let put = FilePut {
             path: &item.path,

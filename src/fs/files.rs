@@ -251,6 +251,7 @@ impl Fs {
             Err(error) => return reply(Err(error)),
         };
         let file = handle.file;
+        failpoint!("fs.flush");
         let mut state = file.lock();
         self.shared.seal(file.ino, &mut state, false, to_reply(reply));
         drop(state);
@@ -262,6 +263,7 @@ impl Fs {
         let Some((_, Handle { file, mode })) = self.handles.remove(&handle) else {
             return reply(Err(FsError::BadHandle));
         };
+        failpoint!("fs.release");
         let mut state = file.lock();
         self.shared.seal(file.ino, &mut state, false, to_reply(reply));
         drop(state);
@@ -286,12 +288,11 @@ impl Fs {
 
     fn sync_file(&self, file: &Arc<OpenFile>, reply: Reply<()>) {
         let mut state = file.lock();
-        if let Body::Disk(disk) = &state.body {
-            let synced = disk.sync_data().and_then(|()| self.shared.contents.sync_folder());
-            if let Err(error) = synced {
-                drop(state);
-                return reply(Err(error.into()));
-            }
+        if let Body::Disk(disk) = &state.body
+            && let Err(error) = sync_disk(&self.shared, disk)
+        {
+            drop(state);
+            return reply(Err(error.into()));
         }
         let shared = Arc::clone(&self.shared);
         self.shared.seal(
@@ -299,7 +300,10 @@ impl Fs {
             &mut state,
             false,
             Box::new(move |result| match result {
-                Ok(()) => shared.store.sync(to_reply(reply)),
+                Ok(()) => {
+                    failpoint!("fs.fsync.sealed");
+                    shared.store.sync(to_reply(reply));
+                }
                 Err(error) => reply(Err(error.into())),
             }),
         );
@@ -307,6 +311,7 @@ impl Fs {
 
     /// Makes all names durable before it answers.
     pub fn fsync_dir(&self, reply: Reply<()>) {
+        failpoint!("fs.fsyncdir");
         self.shared.store.sync(to_reply(reply));
     }
 
@@ -319,6 +324,14 @@ impl Fs {
             self.rules_may_have_changed(parent, &name);
         }
     }
+}
+
+/// Makes a working file and its name durable.
+fn sync_disk(shared: &Shared, disk: &std::fs::File) -> std::io::Result<()> {
+    failpoint!("fs.fsync.data", |errno| Err(std::io::Error::from_raw_os_error(errno)));
+    disk.sync_data()?;
+    failpoint!("fs.fsync.folder");
+    shared.contents.sync_folder()
 }
 
 fn to_reply(reply: Reply<()>) -> Done {
@@ -366,13 +379,16 @@ fn write_at(
                 bytes.resize(to, 0);
             }
             bytes[from..to].copy_from_slice(data);
+            failpoint!("fs.write.memory");
         }
         Body::Disk(file) => {
             if newly_dirty {
                 shared.note_disk_write(ino, now.wall)?;
                 state.held = true;
             }
+            failpoint!("fs.write.disk");
             file.write_all_at(data, offset)?;
+            failpoint!("fs.write.disk.after");
         }
         Body::Unloaded | Body::Shared(_) => return Err(FsError::BadHandle),
     }
@@ -399,6 +415,7 @@ fn set_len(shared: &Shared, ino: Ino, state: &mut OpenState, size: u64) -> Resul
         Body::Unloaded | Body::Shared(_) => return Err(FsError::BadHandle),
     }
     state.changed(now.mono, now.wall);
+    failpoint!("fs.truncate");
     Ok(())
 }
 

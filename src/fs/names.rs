@@ -37,6 +37,7 @@ impl Fs {
         let ino = self
             .shared
             .step(|core, now, changes| core.create(parent, name, EMPTY, creator, now, changes))?;
+        failpoint!("fs.create");
         let file = self.shared.contents.open.open(ino, mode.write);
         {
             let now = self.shared.now();
@@ -93,6 +94,7 @@ impl Fs {
         creator: Creator,
         reply: Reply<Attributes>,
     ) {
+        failpoint!("fs.make");
         let slot = ReplySlot::new(reply);
         let made = self.shared.step_then(slot.done(), |core, now, changes| {
             let ino = core.create(parent, name, kind, creator, now, changes)?;
@@ -129,6 +131,7 @@ impl Fs {
     fn unlink_now(&self, parent: Ino, name: &str, reply: Reply<()>) {
         let slot = ReplySlot::new(reply);
         slot.set(());
+        failpoint!("fs.unlink");
         let removed = self.shared.step_then(slot.done(), |core, now, changes| {
             let ino = core.tree.child(parent, name).ok_or(LocalError::NotFound)?;
             let open = self.shared.contents.open.is_open(ino);
@@ -142,6 +145,7 @@ impl Fs {
     pub fn remove_dir(&self, parent: Ino, name: &str, reply: Reply<()>) {
         let slot = ReplySlot::new(reply);
         slot.set(());
+        failpoint!("fs.rmdir");
         let removed = self
             .shared
             .step_then(slot.done(), |core, now, changes| core.rmdir(parent, name, now, changes));
@@ -151,6 +155,7 @@ impl Fs {
     /// Moves an entry. What is open and changed is sealed first, so that the new name never shows
     /// less than was written.
     pub fn rename(&self, from: (Ino, &str), to: (Ino, &str), mode: RenameMode, reply: Reply<()>) {
+        failpoint!("fs.rename");
         if let Err(error) = self.seal_moved(from, (mode == RenameMode::Exchange).then_some(to)) {
             return reply(Err(error));
         }
@@ -175,6 +180,7 @@ impl Fs {
     fn rename_now(&self, from: (Ino, &str), to: (Ino, &str), mode: RenameMode, reply: Reply<()>) {
         let slot = ReplySlot::new(reply);
         slot.set(());
+        failpoint!("fs.rename.sealed");
         let moved = self.shared.step_then(slot.done(), |core, now, changes| {
             let is_open = |ino| self.shared.contents.open.is_open(ino);
             core.rename(from, to, mode, is_open, now, changes)
@@ -281,6 +287,7 @@ impl Fs {
                 state.mtime = set.mtime.unwrap_or(state.mtime);
             }
         }
+        failpoint!("fs.setattr");
         let slot = ReplySlot::new(reply);
         let changed = self.shared.step_then(slot.done(), |core, now, changes| {
             core.set_attributes(ino, set, now, changes)

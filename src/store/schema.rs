@@ -97,6 +97,7 @@ fn take(connection: &mut Connection, version: i64, sql: &str) -> rusqlite::Resul
     let transaction = connection.transaction()?;
     transaction.execute_batch(sql)?;
     transaction.pragma_update(None, "user_version", version)?;
+    failpoint!("start.migrate");
     transaction.commit()
 }
 

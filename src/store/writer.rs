@@ -180,16 +180,22 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
             }
             Err(error) => tracing::error!(%error, rows = rows.len(), "commit failed, rows kept"),
         }
-        for callback in done {
-            callback(result.clone());
+        if !done.is_empty() {
+            failpoint!("store.answer");
+            for callback in done {
+                callback(result.clone());
+            }
+            failpoint!("store.answered");
         }
         if (checkpoint || log_bytes_seen > LOG_BYTES_MAX) && result.is_ok() {
             log_bytes_seen = 0;
+            failpoint!("store.checkpoint");
             if let Err(error) =
                 connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
             {
                 tracing::warn!(%error, "checkpoint");
             }
+            failpoint!("store.checkpoint.after");
         }
         if stop && rows.is_empty() {
             return;
@@ -209,11 +215,18 @@ fn weight(row: &Row) -> u64 {
 }
 
 fn commit(connection: &mut Connection, rows: &[Row]) -> Result<(), StoreError> {
+    failpoint!("store.commit.begin", |errno| Err(match errno {
+        28 => StoreError::Full,
+        _ => StoreError::Failed(format!("errno {errno}")),
+    }));
     let transaction = connection.transaction()?;
     for row in rows {
         row.apply(&transaction)?;
     }
-    Ok(transaction.commit()?)
+    failpoint!("store.commit.rows");
+    transaction.commit()?;
+    failpoint!("store.commit.after");
+    Ok(())
 }
 
 fn sync_loop(shared: &Shared) {
@@ -247,6 +260,7 @@ fn sync_loop(shared: &Shared) {
             tracing::error!(%error, "sync of the state database");
             lock(&shared.syncs).unsynced = true;
         }
+        failpoint!("store.sync.after");
         for callback in waiting {
             callback(result.clone());
         }
@@ -259,6 +273,7 @@ fn sync_loop(shared: &Shared) {
 /// Makes every commit in the log durable. The checkpoint syncs the log itself before it copies
 /// from it, so a log that was just emptied leaves nothing behind that this would miss.
 fn sync_log(log: &Path) -> Result<(), StoreError> {
+    failpoint!("store.sync", |errno| Err(StoreError::Failed(format!("errno {errno}"))));
     match File::open(log) {
         Ok(file) => file
             .sync_data()

@@ -23,6 +23,7 @@ mod programs;
 mod shell_life;
 mod smoke;
 mod stopping;
+#[allow(dead_code, reason = "tests/failpoints uses parts of it that these tests do not")]
 mod support;
 mod tidy;
 mod two_mounts;

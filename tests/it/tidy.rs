@@ -5,6 +5,7 @@
 //! table in the same commit, where a reader sees it.
 
 mod errnos;
+mod points;
 mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("args", &[]),
     // `check_url`: which addresses may be spoken to is said in one place.
     ("config", &["args", "remote", "report"]),
+    ("failpoints", &[]),
     ("report", &[]),
     ("telemetry", &[]),
     ("control", &["engine", "remote"]),
@@ -57,10 +59,11 @@ const DOORS: &[(&str, &[&str])] = &[
     ("base64", &["remote"]),
     ("clap", &["args", "main"]),
     ("dashmap", &["content", "engine", "fs"]),
+    ("fail", &["failpoints"]),
     ("fuser", &["fuse"]),
     ("ignore", &["ignore_rules"]),
     ("mountctl", &["config", "control", "daemon", "main", "report", "serve"]),
-    ("nix", &["control", "daemon", "engine", "fs", "fuse", "main"]),
+    ("nix", &["control", "daemon", "engine", "failpoints", "fs", "fuse", "main"]),
     ("notify", &["watch"]),
     ("rand", &["daemon", "engine", "remote"]),
     ("reqwest", &["remote"]),
@@ -230,10 +233,10 @@ fn every_test_that_a_promise_names_exists() {
         let Some((file, test)) = span.rsplit_once("::") else { continue };
         let file = file.replace("::", "/");
         let places = [format!("tests/it/{file}.rs"), format!("src/{file}.rs")];
+        let places = places.into_iter().chain([format!("tests/{file}.rs")]);
         let tests = format!("src/{file}/tests.rs");
         let found = places
-            .iter()
-            .chain([&tests])
+            .chain([tests])
             .filter_map(|place| fs::read_to_string(root().join(place)).ok())
             .any(|text| text.contains(&format!("fn {test}(")));
         assert!(found, "docs/semantics.md names {span}, which is no test");

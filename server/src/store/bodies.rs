@@ -83,6 +83,7 @@ impl Bodies {
             .create_new(true)
             .mode(0o600)
             .open(self.folder.join(format!("{name}.tmp")))?;
+        failpoint!("server.body.created");
         Ok(BodyWriter { bodies: self.clone(), name, file, done: false })
     }
 
@@ -149,13 +150,17 @@ impl BodyWriter {
 
     /// Gives the body its final name. *Blocking*: disk. *Durability*: on disk when it returns.
     pub(crate) fn finish(mut self) -> io::Result<StagedBody> {
+        failpoint!("server.body.written");
         self.file.sync_all()?;
+        failpoint!("server.body.synced");
         let folder = &self.bodies.folder;
         fs::rename(folder.join(format!("{}.tmp", self.name)), folder.join(&self.name))?;
+        failpoint!("server.body.renamed");
         self.done = true;
         let staged =
             StagedBody { bodies: self.bodies.clone(), name: self.name.clone(), kept: false };
         File::open(folder)?.sync_all()?;
+        failpoint!("server.body.durable");
         Ok(staged)
     }
 }

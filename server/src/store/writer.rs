@@ -112,6 +112,7 @@ impl Writer {
         &mut self,
         work: Vec<(String, Vec<Change>, String)>,
     ) -> rusqlite::Result<Vec<Vec<Outcome>>> {
+        failpoint!("server.commit.begin");
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut applier = Applier::new(&transaction, self.clock.now_ns())?;
@@ -122,13 +123,19 @@ impl Writer {
         }
         let events = applier.finish(self.events_max)?;
         let replaced = std::mem::take(&mut applier.replaced);
+        failpoint!("server.commit.applied");
         transaction.commit()?;
+        failpoint!("server.commit.after");
         // In this order: nobody hears of a change that is not on disk, and no body goes away
         // before the row that replaces it is.
         for (workspace, events) in events {
             self.hub.publish(&workspace, events);
         }
-        self.bodies.remove(replaced);
+        failpoint!("server.published");
+        if !replaced.is_empty() {
+            failpoint!("server.body.remove");
+            self.bodies.remove(replaced);
+        }
         Ok(outcomes)
     }
 }

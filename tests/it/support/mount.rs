@@ -13,6 +13,7 @@ pub struct Mount {
     folder: tempfile::TempDir,
     source: String,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -31,15 +32,21 @@ impl MountBuilder {
 
     /// Starts it and waits until it is mounted.
     pub fn start(self) -> Mount {
+        let mut mount = self.prepare();
+        mount.start();
+        mount
+    }
+
+    /// Makes its folders; nothing is started.
+    pub fn prepare(self) -> Mount {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("mnt")).unwrap();
         std::fs::create_dir(folder.path().join("run")).unwrap();
         std::fs::write(folder.path().join("token"), TOKEN).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(folder.path().join("token"), mode).unwrap();
-        let mut mount = Mount { folder, source: self.source, args: self.args, child: None };
-        mount.start();
-        mount
+        let Self { source, args } = self;
+        Mount { folder, source, args, env: Vec::new(), child: None }
     }
 }
 
@@ -56,6 +63,20 @@ impl Mount {
 
     /// Starts the daemon (again) and waits until it is mounted.
     pub fn start(&mut self) {
+        self.spawn();
+        let name = self.name();
+        wait_for("the daemon answers and the folder is mounted", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("mountd ended with {status}: {}", self.log());
+            }
+            let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+            let mounted = mounts.contains(&format!("mountd:{name} {} ", self.path().display()));
+            (mounted && self.ctl(&["status"]).status.success()).then_some(())
+        });
+    }
+
+    /// Starts the daemon without waiting for anything.
+    pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "already running");
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -70,15 +91,6 @@ impl Mount {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let name = self.name();
-        wait_for("the daemon answers and the folder is mounted", || {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("mountd ended with {status}: {}", self.log());
-            }
-            let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-            let mounted = mounts.contains(&format!("mountd:{name} {} ", self.path().display()));
-            (mounted && self.ctl(&["status"]).status.success()).then_some(())
-        });
     }
 
     /// The command that starts the daemon, with more options.
@@ -88,6 +100,7 @@ impl Mount {
         command.args(["--name", &self.name(), "--log-level", "debug"]);
         command.arg("--token-file").arg(self.token_file());
         command.args(&self.args).args(more);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         self.environment(&mut command);
         command
     }
@@ -193,6 +206,32 @@ impl Mount {
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Adds options for the next start.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+    }
+
+    /// Takes back what was added to the environment.
+    pub fn forget_env(&mut self, name: &str) {
+        self.env.retain(|(known, _)| known != name);
+    }
+
+    /// Adds to the environment of the daemon when it is started the next time.
+    pub fn add_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// How the daemon ended, which it has.
+    pub fn end_status(&mut self) -> std::process::ExitStatus {
+        let mut child = self.child.take().expect("running");
+        wait_for("the daemon's end", || child.try_wait().unwrap())
+    }
+
+    /// Whether the daemon has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
     }
 
     /// Kills the daemon as a crash would. The mount is left dead.

@@ -98,25 +98,36 @@ impl TestServerBuilder {
 
     /// Starts it.
     pub fn start(self) -> TestServer {
+        let mut server = self.prepare();
+        server.start();
+        server
+    }
+
+    fn prepare(self) -> TestServer {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let mut server = TestServer {
+        TestServer {
             runtime,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             storage: tempfile::tempdir().unwrap(),
             options: self.0,
             addr: own_address(),
             running: None,
-        };
-        server.start();
-        server
+        }
     }
 }
 
 impl TestServer {
+    /// The requests of a server that runs in another process, at this address.
+    pub fn elsewhere(addr: SocketAddr) -> Self {
+        let mut server = Self::builder().prepare();
+        server.addr = addr;
+        server
+    }
+
     /// A server with all extensions.
     pub fn new() -> Self {
         Self::builder().start()
@@ -315,7 +326,7 @@ impl Drop for TestServer {
 
 /// An address that stays this server's while it is stopped: the kernel gives ports of this range to
 /// nobody who does not ask for them.
-fn own_address() -> SocketAddr {
+pub fn own_address() -> SocketAddr {
     loop {
         let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_000..30_000)));
         if std::net::TcpListener::bind(address).is_ok() {
