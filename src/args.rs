@@ -78,6 +78,12 @@ pub struct MountArgs {
     /// How often to ask for changes while they cannot be pushed
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub poll_interval: Duration,
+    /// After this many failures in a row that may pass, wait for the cool-down instead of trying
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub circuit_failures: u32,
+    /// How long to wait then before one request finds out whether the server is back
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub circuit_cool_down: Duration,
     /// How long to keep sending when stopping; the rest stays in the outbox
     #[arg(long, value_name = "TIME", default_value = "8s", value_parser = duration)]
     pub drain: Duration,

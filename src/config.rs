@@ -16,6 +16,9 @@ use crate::report::Report;
 /// Workspace of the embedded server.
 const EMBEDDED_WORKSPACE: &str = "default";
 
+/// Shortest cool-down of the circuit that may be chosen.
+const CIRCUIT_COOL_DOWN_MIN: Duration = Duration::from_millis(100);
+
 /// Everything a mount needs to know.
 #[derive(Debug)]
 pub struct Config {
@@ -51,6 +54,10 @@ pub struct Config {
     pub max_delay: Duration,
     /// See [`crate::args::MountArgs`].
     pub poll_interval: Duration,
+    /// When the circuit opens.
+    pub circuit_failures: u32,
+    /// For how long.
+    pub circuit_cool_down: Duration,
     /// See [`crate::args::MountArgs`].
     pub drain: Duration,
     /// Let other users in.
@@ -168,6 +175,10 @@ impl Config {
         if args.max_delay < args.debounce {
             return Err(usage("--max-delay is shorter than --debounce"));
         }
+        if args.circuit_cool_down < CIRCUIT_COOL_DOWN_MIN {
+            return Err(usage("--circuit-cool-down is shorter than 100ms")
+                .why("a server in trouble would be asked all the time"));
+        }
         let state_dir = match &args.state_dir {
             Some(root) => absolute(root)?.join(&name),
             None => paths::state_dir(env, &name),
@@ -202,6 +213,8 @@ impl Config {
             debounce: args.debounce,
             max_delay: args.max_delay,
             poll_interval: args.poll_interval,
+            circuit_failures: args.circuit_failures,
+            circuit_cool_down: args.circuit_cool_down,
             drain: args.drain,
             allow_other: args.allow_other,
             threads: usize::from(args.threads),

@@ -4,6 +4,7 @@
 //! of the daemon and root are let in, by the kernel's word on who is at the other end.
 
 mod events;
+mod link;
 mod status;
 
 use std::io;
@@ -26,15 +27,14 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use jiff::Timestamp;
 use mountctl::api::{
-    self, Envelope, ErrorBody, ErrorCode, FlushReply, FlushRequest, Hello, Meta, PauseReply,
-    PauseRequest, ResumeReply, StatusReply, UnmountReply, UnmountRequest, route, schema,
+    self, Envelope, ErrorBody, ErrorCode, FlushReply, FlushRequest, Hello, Meta, StatusReply,
+    UnmountReply, UnmountRequest, route, schema,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::engine::link::Pause;
 use crate::engine::runner::{Command, Flushed};
 use crate::engine::{Core, Shared};
 use crate::path::WsPath;
@@ -204,8 +204,8 @@ pub async fn serve(
     let app = axum::Router::new()
         .route(route::HELLO, get(hello))
         .route(route::STATUS, get(status))
-        .route(route::PAUSE, post(pause))
-        .route(route::RESUME, post(resume))
+        .route(route::PAUSE, post(link::pause))
+        .route(route::RESUME, post(link::resume))
         .route(route::FLUSH, post(flush))
         .route(route::OUTBOX, get(outbox))
         .route(route::CONFLICTS, get(conflicts))
@@ -305,64 +305,6 @@ fn body<T: Default + DeserializeOwned>(
     serde_json::from_slice(&bytes)
         .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
         .map_err(|error| wrong(format!("the body is not a JSON object as expected: {error}")))
-}
-
-async fn pause(
-    State(control): State<Arc<Control>>,
-    request: Result<Bytes, BytesRejection>,
-) -> Response {
-    let began = control.began();
-    let request: PauseRequest = match body(request) {
-        Ok(request) => request,
-        Err(error) => return control.failure(began, error),
-    };
-    let since = control.shared.clock.wall();
-    let until = request.for_ms.map(|ms| {
-        let length = jiff::SignedDuration::try_from(Duration::from_millis(ms));
-        length.ok().and_then(|length| since.checked_add(length).ok()).unwrap_or(Timestamp::MAX)
-    });
-    let pause = Pause { reason: request.reason.clone(), since, until };
-    let before = control.ask(|reply| Command::Pause { pause, reply }).await;
-    match before {
-        Ok(before) => {
-            let queued = control.shared.core().outbox.len() as u64;
-            let reply = PauseReply {
-                name: control.facts.name.clone(),
-                since: Some(since),
-                until,
-                reason: request.reason,
-                already_paused: before.is_some(),
-                queued,
-            };
-            control.success(schema::PAUSE, began, reply)
-        }
-        Err(error) => control.failure(began, error),
-    }
-}
-
-async fn resume(State(control): State<Arc<Control>>) -> Response {
-    let began = control.began();
-    let failures = status::failures(&control.shared);
-    match control.ask(|reply| Command::Resume { reply }).await {
-        Ok(resumed) => {
-            let was_paused =
-                resumed.pause.is_some() || resumed.cause.is_some() || resumed.reset.is_some();
-            let reason = resumed
-                .pause
-                .map(|pause| pause.reason.unwrap_or_else(|| "PAUSED".to_owned()))
-                .or(resumed.reset)
-                .or_else(|| resumed.cause.map(|cause| cause.code().to_owned()));
-            let reply = ResumeReply {
-                name: control.facts.name.clone(),
-                was_paused,
-                previous_reason: reason,
-                consecutive_failures_cleared: failures,
-                flushing: resumed.flushing as u64,
-            };
-            control.success(schema::RESUME, began, reply)
-        }
-        Err(error) => control.failure(began, error),
-    }
 }
 
 async fn flush(

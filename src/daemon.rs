@@ -23,6 +23,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Source};
 use crate::content::Contents;
 use crate::control::{self, Control, MountFacts};
+use crate::engine::link::Circuit;
 use crate::engine::runner::{COMMANDS_MAX, Command, Runner};
 use crate::engine::{Core, Now, Settings, Shared};
 use crate::fs::Fs;
@@ -262,6 +263,10 @@ fn build(
         gid: nix::unistd::getegid().as_raw(),
         read_only: config.read_only,
         cache_bytes_max: config.cache_size,
+        circuit: Circuit {
+            threshold: config.circuit_failures,
+            cool_down: config.circuit_cool_down,
+        },
         ..Settings::default()
     };
     let contents = Contents::open(&config.files_dir, store.clone())

@@ -27,6 +27,7 @@ pub mod runner;
 pub mod seal;
 pub mod settle;
 pub mod shared;
+pub mod standing;
 pub mod transfer;
 pub mod verdict;
 

@@ -15,7 +15,8 @@ use super::MountFacts;
 use crate::engine::Shared;
 use crate::engine::core::{Core, Now, Stream};
 use crate::engine::decide::Hold;
-use crate::engine::link::{Cause, Way};
+use crate::engine::link::{Cause, Outage, Way};
+use crate::engine::outbox::Slot;
 use crate::node::Kind;
 use crate::record::{Op, RecordState};
 use crate::remote::credential::Claims;
@@ -48,13 +49,7 @@ pub(super) fn status(
         pid: std::process::id(),
         started_at: Some(facts.started_at),
         uploads: uploads(&core, now),
-        circuit: CircuitStatus {
-            state: CircuitState::Closed,
-            failures: failures_of(&core),
-            threshold: 0,
-            opened_at: None,
-            next_probe_at: None,
-        },
+        circuit: circuit(&core, now),
         retry: retry(&core, now),
         pause: PauseStatus {
             uploads: core.link.pause().map(|pause| PauseInfo {
@@ -100,9 +95,10 @@ fn state(core: &Core, stopping: bool) -> MountState {
         return MountState::Paused;
     }
     match core.link.way() {
-        Way::Down { cause: Cause::Auth, .. } => return MountState::Auth,
-        Way::Down { cause: Cause::Busy, .. } => return MountState::Backoff,
-        Way::Down { .. } => return MountState::Offline,
+        Way::Down(Outage::Auth, _) => return MountState::Auth,
+        Way::Down(Outage::HalfOpen { .. }, _) => return MountState::HalfOpen,
+        Way::Down(_, trouble) if trouble.cause == Cause::Busy => return MountState::Backoff,
+        Way::Down(..) => return MountState::Offline,
         Way::Unknown => return MountState::Starting,
         Way::Online => {}
     }
@@ -122,10 +118,9 @@ fn state(core: &Core, stopping: bool) -> MountState {
 fn uploads(core: &Core, now: Now) -> UploadsStatus {
     let outbox = &core.outbox;
     let down = core.link.is_down();
-    let mut held_open = 0;
-    for slot in outbox.waiting() {
-        held_open += u64::from(matches!(core.hold_of(slot, now.mono), Some(Hold::Open(_))));
-    }
+    // Only the first of the questions that `hold_of` asks: there may be very many records.
+    let is_open = |slot: &&Slot| slot.held_until.is_some_and(|until| until > now.mono);
+    let held_open = outbox.waiting().filter(is_open).count() as u64;
     let waiting = outbox.len() - outbox.parked() - outbox.in_flight();
     let oldest = outbox
         .lanes()
@@ -162,11 +157,11 @@ fn uploads(core: &Core, now: Now) -> UploadsStatus {
 
 fn retry(core: &Core, now: Now) -> RetryStatus {
     match core.link.way() {
-        Way::Down { message, failures, next_try, hinted, .. } => RetryStatus {
-            next_at: Some(wall_at(*next_try, now)),
-            reason: Some(message.clone()),
-            server_hinted: *hinted,
-            consecutive_failures: *failures,
+        Way::Down(_, trouble) => RetryStatus {
+            next_at: core.link.next_try().map(|at| wall_at(at, now)),
+            reason: Some(trouble.message.clone()),
+            server_hinted: trouble.hinted,
+            consecutive_failures: trouble.failures,
         },
         Way::Online | Way::Unknown => RetryStatus::default(),
     }
@@ -189,16 +184,20 @@ fn stream(core: &Core, facts: &MountFacts) -> StreamStatus {
     }
 }
 
-fn failures_of(core: &Core) -> u32 {
-    match core.link.way() {
-        Way::Down { failures, .. } => *failures,
-        Way::Online | Way::Unknown => 0,
-    }
-}
-
-/// Failures in a row until now.
-pub(super) fn failures(shared: &Shared) -> u32 {
-    failures_of(&shared.core())
+fn circuit(core: &Core, now: Now) -> CircuitStatus {
+    let threshold = core.link.circuit().threshold;
+    let closed = CircuitStatus { threshold, ..CircuitStatus::default() };
+    let Way::Down(outage, trouble) = core.link.way() else { return closed };
+    let (state, opened_at) = match outage {
+        Outage::Offline => (CircuitState::Closed, None),
+        Outage::Open { opened_at } => (CircuitState::Open, Some(*opened_at)),
+        Outage::HalfOpen { opened_at } => (CircuitState::HalfOpen, Some(*opened_at)),
+        // What is refused, or not there, says nothing about passing failures.
+        Outage::Auth | Outage::Barred => return closed,
+    };
+    let probe = core.link.next_try().filter(|_| opened_at.is_some());
+    let next_probe_at = probe.map(|at| wall_at(at, now));
+    CircuitStatus { state, failures: trouble.failures, threshold, opened_at, next_probe_at }
 }
 
 pub(super) fn outbox(shared: &Shared) -> OutboxList {

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::link::{Link, Pause};
+use super::link::saved::Saved;
+use super::link::{Circuit, Link, Pause};
 use super::outbox::{Change, Outbox, Stamp};
 use crate::ignore_rules::Rules;
 use crate::namespace::Tree;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub read_only: bool,
     /// Local content may take this much disk, beside what is unsent; bytes.
     pub cache_bytes_max: u64,
+    /// When the circuit opens, and for how long.
+    pub circuit: Circuit,
 }
 
 impl Default for Settings {
@@ -70,6 +73,7 @@ impl Default for Settings {
             gid: 0,
             read_only: false,
             cache_bytes_max: 10 << 30,
+            circuit: Circuit::default(),
         }
     }
 }
@@ -209,6 +213,8 @@ pub struct Core {
     /// Paths whose read led to nothing, and when to read them again.
     pub(super) rechecks_postponed: BTreeMap<WsPath, Duration>,
     pub(super) probing: bool,
+    /// What the server offers may have changed since it was asked.
+    pub ask_again: bool,
     /// Contents that are being fetched because records wait for them, and when to try again.
     pub(super) fetches_planned: BTreeMap<Ino, Duration>,
     /// Most files in a request, while it is being found out which one the server refuses.
@@ -229,6 +235,8 @@ impl Core {
         let meta = |key: &str| loaded.meta.get(key).map(String::as_str);
         let reserved = meta("ids").and_then(|ids| ids.parse().ok()).unwrap_or(0).max(highest);
         let pause: Option<Pause> = meta("pause").and_then(|json| serde_json::from_str(json).ok());
+        let link: Option<Saved> = meta("link").and_then(|json| serde_json::from_str(json).ok());
+        let link = Link::restore(link, pause, settings.circuit, now.mono, now.wall);
         let cursor = meta("cursor").and_then(|json| serde_json::from_str(json).ok());
         let capabilities: Option<Capabilities> =
             meta("capabilities").and_then(|json| serde_json::from_str(json).ok());
@@ -254,7 +262,7 @@ impl Core {
         let core = Self {
             tree,
             outbox,
-            link: Link::new(pause),
+            link,
             capabilities,
             body_bytes: body_bytes
                 .into_iter()
@@ -283,6 +291,7 @@ impl Core {
             rechecks_in_flight: BTreeSet::new(),
             rechecks_postponed: BTreeMap::new(),
             probing: false,
+            ask_again: false,
             fetches_planned: BTreeMap::new(),
             batch_limit: None,
             blob_owners,
@@ -471,6 +480,14 @@ impl Core {
         let json = pause.as_ref().and_then(|pause| serde_json::to_string(pause).ok());
         changes.rows.push(Row::SetMeta("pause", json));
         self.link.set_pause(pause)
+    }
+
+    /// Persists what the link must know after a restart, where that changed. Every step ends with it.
+    pub fn keep_link(&mut self, now: Now, changes: &mut Changes) {
+        if let Some(saved) = self.link.take_unsaved(now.mono, now.wall) {
+            let json = saved.and_then(|saved| serde_json::to_string(&saved).ok());
+            changes.rows.push(Row::SetMeta("link", json));
+        }
     }
 
     /// Moves the position in the change stream; persisted with what the event changed.

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::core::{Core, Now};
+use super::link::{Held, Permit};
 use super::outbox::{Slot, Wait};
 use crate::node::{Content, Ino};
 use crate::path::WsPath;
@@ -48,10 +49,8 @@ pub enum Gate {
     Stopping,
     /// The server was not heard yet.
     Unheard,
-    /// A person paused it.
-    Paused,
-    /// The way to the server is down.
-    Down,
+    /// The link.
+    Link(Held),
     /// The way is down, and one trial is under way.
     Trial,
 }
@@ -79,6 +78,20 @@ pub(super) struct Decision {
     pub(super) gathers_until: Option<Duration>,
     /// When to look again; monotonic.
     pub(super) deadline: Option<Duration>,
+}
+
+impl Decision {
+    fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.singles.is_empty() && self.unsettled.is_empty()
+    }
+
+    /// Leaves one request of all: the one that carries most.
+    fn one_request(&mut self) {
+        self.fetches.clear();
+        self.batches.truncate(1);
+        self.singles.truncate(usize::from(self.batches.is_empty()));
+        self.unsettled.truncate(usize::from(self.batches.is_empty() && self.singles.is_empty()));
+    }
 }
 
 /// What would become of a record now.
@@ -123,34 +136,73 @@ impl Core {
             decision.gate = Some(Gate::Stopping);
             return decision;
         }
-        let may_probe = self.link.may_try(now.mono) && !self.probing;
         let Some(capabilities) = self.capabilities else {
             decision.gate = Some(Gate::Unheard);
-            decision.probe = may_probe;
-            decision.deadline = self.link.next_try();
+            self.ask(now, &mut decision);
             return decision;
         };
-        let down = self.link.is_down();
-        if down && self.outbox.waiting().next().is_none() {
-            decision.gate = Some(Gate::Down);
-            decision.probe = may_probe;
-            decision.deadline = self.link.next_try();
+        let permit = self.link.permit(now.mono);
+        if let Permit::Held(held) = permit {
+            decision.gate = Some(Gate::Link(held));
+        }
+        if self.link.is_down() {
+            self.decide_trial(capabilities, permit, now, &mut decision);
             return decision;
         }
-        if !self.link.may_send(now.mono) {
-            let paused = self.link.pause().is_some();
-            decision.gate = Some(if paused { Gate::Paused } else { Gate::Down });
-            decision.deadline = self.link.next_try().filter(|_| !paused);
-            return decision;
+        if self.ask_again {
+            self.ask(now, &mut decision);
         }
-        // While the way is down one trial goes ahead; the rest follows when it got through.
-        if down && self.batches_in_flight + self.singles_in_flight > 0 {
-            decision.gate = Some(Gate::Trial);
-        } else {
+        if decision.gate.is_none() {
             self.fill(capabilities, now, &mut decision);
         }
-        decision.rechecks = !down;
+        decision.rechecks = true;
         decision
+    }
+
+    /// Whether a request is under way that tells about the link.
+    pub(super) fn is_under_way(&self) -> bool {
+        let requests = self.batches_in_flight + self.singles_in_flight;
+        self.probing || requests > 0 || self.outbox.in_flight() > 0
+    }
+
+    /// While the way is down one request goes ahead when its time has come; the rest follows when it
+    /// got through. A change tells more than a question: a server that answers may still take
+    /// no changes.
+    fn decide_trial(
+        &self,
+        capabilities: Capabilities,
+        permit: Permit,
+        now: Now,
+        decision: &mut Decision,
+    ) {
+        if self.is_under_way() {
+            decision.gate.get_or_insert(Gate::Trial);
+            return;
+        }
+        match permit {
+            Permit::Free | Permit::Trial => {
+                self.fill(capabilities, now, decision);
+                decision.one_request();
+                let gathers = decision.gathers_until.is_some() || !decision.circles.is_empty();
+                if decision.is_empty() && !gathers {
+                    self.ask(now, decision);
+                }
+            }
+            // Nothing may be sent that could tell; the way is to be found good all the same.
+            Permit::Held(Held::Paused | Held::Doubted) => self.ask(now, decision),
+            Permit::Held(_) => decision.deadline = self.link.next_try(),
+        }
+    }
+
+    /// Has the server asked how it is, as soon as that may be.
+    fn ask(&self, now: Now, decision: &mut Decision) {
+        if self.probing {
+            return;
+        }
+        decision.probe = self.link.may_try(now.mono);
+        if !decision.probe {
+            decision.deadline = earlier(decision.deadline, self.link.next_try());
+        }
     }
 
     /// Fills requests with what is free to go.

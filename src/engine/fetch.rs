@@ -185,7 +185,7 @@ impl Shared {
         match reply {
             Ok(value) => {
                 if self.core().link.is_down() {
-                    self.step(|core, _, _| core.link.heard_from());
+                    self.step(|core, now, _| core.link.heard_from(now.mono));
                     self.nudge.notify_one();
                 }
                 Ok(value)

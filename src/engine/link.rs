@@ -1,22 +1,47 @@
 //! The link: whether anything may be sent now, and when to try next.
 //!
-//! A state machine without I/O. What happens to the way to the server ([`Way`]) and what people
-//! decide (pause) are independent: both must allow it. Delays are monotonic; dates are for people.
+//! A state machine without I/O. The way to the server, a person's pause and the belief in the
+//! server's history are independent of each other, and all three must allow it. What leads from
+//! where to where is said in [`table`] alone; here is what each transition carries along: causes,
+//! counts and times. Delays are monotonic; dates are for people and for the next start ([`saved`]).
+
+mod failing;
+pub mod saved;
+pub mod table;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::remote::RemoteError;
+pub use self::failing::{BACKOFF_FLOOR, BACKOFF_MAX, BACKOFF_MIN, backoff};
+use self::table::{Happening, Move, State, look};
 
-/// First delay after a failure, doubled with each further one (`docs/semantics.md`, section 4).
-pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// New changes wake a way that is down at most this often.
+const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest delay between attempts.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A probe that said nothing about the way is followed by another one after this time.
+const NO_VERDICT_WAIT: Duration = Duration::from_secs(1);
+
+/// When the circuit opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Circuit {
+    /// Transient failures in a row that open it.
+    pub threshold: u32,
+    /// How long nothing is tried then.
+    pub cool_down: Duration,
+}
+
+impl Default for Circuit {
+    fn default() -> Self {
+        Self { threshold: 10, cool_down: Duration::from_secs(30) }
+    }
+}
 
 /// Why nothing gets through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// No connection: the server was never reached.
     NoConnection,
@@ -26,6 +51,8 @@ pub enum Cause {
     Busy,
     /// The credential was refused; it resumes with a new one.
     Auth,
+    /// The credential may not send changes at all.
+    Forbidden,
     /// The workspace is not there.
     Gone,
     /// TLS failed or the server redirects elsewhere; the token stays home.
@@ -41,6 +68,7 @@ impl Cause {
             Self::Lost => "REPLY_LOST",
             Self::Busy => "SERVER_BUSY",
             Self::Auth => "AUTH",
+            Self::Forbidden => "FORBIDDEN",
             Self::Gone => "WORKSPACE_GONE",
             Self::Untrusted => "UNTRUSTED",
         }
@@ -55,20 +83,67 @@ pub enum Way {
     /// The last attempt got through.
     Online,
     /// Attempts fail; tried again for ever.
-    Down {
-        /// Why.
-        cause: Cause,
-        /// The server's or the system's words.
-        message: String,
-        /// Failures in a row.
-        failures: u32,
+    Down(Outage, Trouble),
+}
+
+/// In which way the way is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outage {
+    /// Tried again after growing waits.
+    Offline,
+    /// The circuit is open: a probe is due at `next_try`.
+    Open {
         /// Since when.
-        since: Timestamp,
-        /// When to try next; monotonic.
-        next_try: Duration,
-        /// Whether the server named that delay.
-        hinted: bool,
+        opened_at: Timestamp,
     },
+    /// A probe is under way.
+    HalfOpen {
+        /// Since when the circuit was open.
+        opened_at: Timestamp,
+    },
+    /// The credential is refused.
+    Auth,
+    /// No such workspace, or a server that is not to be trusted.
+    Barred,
+}
+
+impl Outage {
+    /// One word for people who follow along.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Open { .. } => "circuit open",
+            Self::HalfOpen { .. } => "half-open",
+            Self::Auth => "auth",
+            Self::Barred => "barred",
+        }
+    }
+}
+
+/// What is known about a way that is down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Why.
+    pub cause: Cause,
+    /// The server's or the system's words.
+    pub message: String,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Since when.
+    pub since: Timestamp,
+    /// When to try next; monotonic.
+    pub next_try: Duration,
+    /// Whether the server named that delay.
+    pub hinted: bool,
+    /// How long the wait is in all.
+    wait: Duration,
+    /// Whether a request went out since the last failure. What fails otherwise was under way when
+    /// the way went down, and is the same failure.
+    tried: bool,
+    /// Whether a connection that could be made already led to an attempt, which failed.
+    knocked: bool,
 }
 
 /// A pause that a person asked for. It survives restarts.
@@ -82,19 +157,98 @@ pub struct Pause {
     pub until: Option<Timestamp>,
 }
 
+/// Whether changes may be sent now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permit {
+    /// As many as there are.
+    Free,
+    /// One request, and then its answer is waited for.
+    Trial,
+    /// None.
+    Held(Held),
+}
+
+/// Why the link holds back changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// A person paused dispatch.
+    Paused,
+    /// The server's history went back; a person has to look.
+    Doubted,
+    /// The next attempt is not due yet.
+    Backoff,
+    /// The circuit is open.
+    Circuit,
+    /// The circuit's probe is under way.
+    Probing,
+    /// The credential is refused.
+    Auth,
+    /// No such workspace, or a server that is not to be trusted.
+    Barred,
+}
+
+impl Held {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Paused => "dispatch is paused",
+            Self::Doubted => "the server's history went back, a person has to look",
+            Self::Backoff => "the last attempt failed, the next one is not due yet",
+            Self::Circuit => "many attempts failed in a row, the next probe is not due yet",
+            Self::Probing => "a probe finds out whether the server is back",
+            Self::Auth => "the credential is refused",
+            Self::Barred => "the server is not there as it should be",
+        }
+    }
+}
+
+/// A request that the state does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Illegal {
+    /// The state.
+    pub state: State,
+    /// What was asked for.
+    pub request: Happening,
+}
+
+/// What suggests an early attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// A person asked.
+    Person,
+    /// A connection to the server could be made.
+    Connection,
+    /// The credential changed.
+    Credential,
+    /// A file changed, or something was read.
+    Change,
+}
+
 /// Whether anything may be sent.
 #[derive(Debug, Clone)]
 pub struct Link {
     way: Way,
     pause: Option<Pause>,
+    doubted: bool,
+    circuit: Circuit,
     last_wake: Option<Duration>,
+    /// Whether what a restart must know changed since it was last asked for.
+    unsaved: bool,
 }
 
 impl Link {
-    /// Starts with what was persisted.
+    /// Starts with nothing tried and the usual circuit.
     #[must_use]
     pub fn new(pause: Option<Pause>) -> Self {
-        Self { way: Way::Unknown, pause, last_wake: None }
+        Self {
+            way: Way::Unknown,
+            pause,
+            doubted: false,
+            circuit: Circuit::default(),
+            last_wake: None,
+            unsaved: false,
+        }
     }
 
     /// The way to the server.
@@ -109,10 +263,59 @@ impl Link {
         self.pause.as_ref()
     }
 
+    /// Whether the server's history went back and nobody has looked yet.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        self.doubted
+    }
+
+    /// When the circuit opens.
+    #[must_use]
+    pub fn circuit(&self) -> Circuit {
+        self.circuit
+    }
+
+    /// The states of the three regions: way, pause, history.
+    #[must_use]
+    pub fn states(&self) -> [State; 3] {
+        let way = match &self.way {
+            Way::Unknown => State::Unknown,
+            Way::Online => State::Online,
+            Way::Down(Outage::Offline, _) => State::Offline,
+            Way::Down(Outage::Open { .. }, _) => State::Open,
+            Way::Down(Outage::HalfOpen { .. }, _) => State::HalfOpen,
+            Way::Down(Outage::Auth, _) => State::Auth,
+            Way::Down(Outage::Barred, _) => State::Barred,
+        };
+        let pause = if self.pause.is_some() { State::Paused } else { State::Flowing };
+        let history = if self.doubted { State::Doubted } else { State::Believed };
+        [way, pause, history]
+    }
+
+    /// Whether changes may be sent now.
+    #[must_use]
+    pub fn permit(&self, now: Duration) -> Permit {
+        if self.pause.is_some() {
+            return Permit::Held(Held::Paused);
+        }
+        if self.doubted {
+            return Permit::Held(Held::Doubted);
+        }
+        match &self.way {
+            Way::Unknown | Way::Online => Permit::Free,
+            Way::Down(Outage::HalfOpen { .. }, _) => Permit::Held(Held::Probing),
+            Way::Down(_, trouble) if now >= trouble.next_try => Permit::Trial,
+            Way::Down(Outage::Offline, _) => Permit::Held(Held::Backoff),
+            Way::Down(Outage::Open { .. }, _) => Permit::Held(Held::Circuit),
+            Way::Down(Outage::Auth, _) => Permit::Held(Held::Auth),
+            Way::Down(Outage::Barred, _) => Permit::Held(Held::Barred),
+        }
+    }
+
     /// Whether a change may be sent now. While the way is down, one trial at a time.
     #[must_use]
     pub fn may_send(&self, now: Duration) -> bool {
-        self.pause.is_none() && self.may_try(now)
+        !matches!(self.permit(now), Permit::Held(_))
     }
 
     /// Whether any request may be made now.
@@ -120,86 +323,159 @@ impl Link {
     pub fn may_try(&self, now: Duration) -> bool {
         match &self.way {
             Way::Unknown | Way::Online => true,
-            Way::Down { next_try, .. } => now >= *next_try,
+            Way::Down(Outage::HalfOpen { .. }, _) => false,
+            Way::Down(_, trouble) => now >= trouble.next_try,
         }
     }
 
     /// Whether the last attempt failed.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        matches!(self.way, Way::Down { .. })
+        matches!(self.way, Way::Down(..))
     }
 
-    /// When to try next, while the way is down.
+    /// What is known about a way that is down.
     #[must_use]
-    pub fn next_try(&self) -> Option<Duration> {
+    pub fn trouble(&self) -> Option<&Trouble> {
         match &self.way {
-            Way::Down { next_try, .. } => Some(*next_try),
+            Way::Down(_, trouble) => Some(trouble),
             Way::Unknown | Way::Online => None,
         }
     }
 
-    /// A request got through. Returns whether that is news.
-    pub fn reached(&mut self) -> bool {
-        let news = self.way != Way::Online;
-        self.way = Way::Online;
-        news
-    }
-
-    /// The server was heard from otherwise: a read, the change stream. That ends what only a lost
-    /// way explains; whether it takes changes again, only sending one can tell.
-    pub fn heard_from(&mut self) {
+    /// When to try next, while the way is down and no probe is under way.
+    #[must_use]
+    pub fn next_try(&self) -> Option<Duration> {
         match &self.way {
-            Way::Down { cause: Cause::Busy, .. } => {}
-            Way::Unknown | Way::Online | Way::Down { .. } => self.way = Way::Online,
+            Way::Unknown | Way::Online | Way::Down(Outage::HalfOpen { .. }, _) => None,
+            Way::Down(_, trouble) => Some(trouble.next_try),
         }
     }
 
-    /// A request failed in a way that concerns the link. `jitter` is uniform in 0..1. Returns
-    /// whether the way was not down before.
-    pub fn failed(
-        &mut self,
-        error: &RemoteError,
-        now: Duration,
-        wall: Timestamp,
-        jitter: f64,
-    ) -> bool {
-        let Some(cause) = cause(error) else { return false };
-        let (failures, since, news) = match &self.way {
-            Way::Down { failures, since, .. } => (failures.saturating_add(1), *since, false),
-            Way::Unknown | Way::Online => (1, wall, true),
-        };
-        let hint = match error {
-            RemoteError::Busy { retry_after, .. } => *retry_after,
-            _ => None,
-        };
-        // The server's word is a floor; jitter comes on top so that clients do not return at once.
-        let backoff = backoff(failures, jitter);
-        let delay = hint.map_or(backoff, |floor| floor + backoff.min(BACKOFF_MIN));
-        let message = error.to_string();
-        let next_try = now + delay;
-        self.way = Way::Down { cause, message, failures, since, next_try, hinted: hint.is_some() };
-        news
+    /// A request with changes was answered. Returns whether that is news.
+    pub fn reached(&mut self) -> bool {
+        self.heals(Happening::Answered)
+    }
+
+    /// The server was heard from otherwise: a read, the change stream. That ends what only a lost
+    /// way or a refused credential explains; whether it takes changes again, only sending one can
+    /// tell.
+    pub fn heard_from(&mut self, now: Duration) {
+        match &self.way {
+            Way::Down(_, Trouble { cause: Cause::NoConnection | Cause::Auth, .. })
+            | Way::Unknown => {
+                self.heals(Happening::Proven);
+            }
+            Way::Down(_, Trouble { cause: Cause::Lost, .. }) => {
+                self.wake(Wake::Change, now);
+            }
+            Way::Down(..) | Way::Online => {}
+        }
+    }
+
+    fn heals(&mut self, happening: Happening) -> bool {
+        let [way, ..] = self.states();
+        match look(way, happening) {
+            Move::To(State::Online) => {
+                self.unsaved |= self.is_down();
+                self.way = Way::Online;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// One request goes out although the way is down; it decides.
+    pub fn trial(&mut self) {
+        let [way, ..] = self.states();
+        let Way::Down(outage, trouble) = &mut self.way else { return };
+        match (look(way, Happening::Trial), *outage) {
+            (Move::To(State::HalfOpen), Outage::Open { opened_at }) => {
+                *outage = Outage::HalfOpen { opened_at };
+            }
+            (Move::Illegal, _) => {
+                debug_assert!(false, "two probes at once");
+                return;
+            }
+            _ => {}
+        }
+        trouble.tried = true;
+    }
+
+    /// Nothing is under way any more. A probe that ended without a word is made again soon.
+    pub fn nothing_under_way(&mut self, now: Duration) {
+        let [way, ..] = self.states();
+        if let Way::Down(outage, trouble) = &mut self.way
+            && look(way, Happening::NoVerdict) == Move::To(State::Open)
+            && let Outage::HalfOpen { opened_at } = *outage
+        {
+            *outage = Outage::Open { opened_at };
+            trouble.next_try = now + NO_VERDICT_WAIT;
+        }
     }
 
     /// Something suggests that an attempt may succeed now: a new change, a connection that could
     /// be made, a new credential. Never earlier than the server asked for, and for new changes at
-    /// most once a second.
-    pub fn wake(&mut self, why: Wake, now: Duration) {
-        let Way::Down { cause, next_try, hinted, .. } = &mut self.way else { return };
+    /// most once a second. An open circuit is not moved by new changes. Returns whether an attempt
+    /// is due now because of it.
+    pub fn wake(&mut self, why: Wake, now: Duration) -> bool {
+        let Way::Down(outage, trouble) = &mut self.way else { return false };
         let allowed = match why {
             Wake::Person => true,
-            Wake::Connection => *cause == Cause::NoConnection,
-            Wake::Credential => *cause == Cause::Auth,
+            // Once: where a connection can be made and the request then fails to connect all the
+            // same, the next one waits as long as any other.
+            Wake::Connection => trouble.cause == Cause::NoConnection && !trouble.knocked,
+            Wake::Credential => *outage == Outage::Auth,
             Wake::Change => {
-                !*hinted
-                    && matches!(cause, Cause::NoConnection | Cause::Lost | Cause::Busy)
-                    && self.last_wake.is_none_or(|last| now >= last + Duration::from_secs(1))
+                *outage == Outage::Offline
+                    && self.last_wake.is_none_or(|last| now >= last + WAKE_INTERVAL)
             }
         };
-        if allowed && (!*hinted || why == Wake::Person) {
-            *next_try = (*next_try).min(now);
+        let allowed = allowed && (!trouble.hinted || why == Wake::Person);
+        if allowed {
+            trouble.next_try = trouble.next_try.min(now);
+            trouble.knocked |= why == Wake::Connection;
             self.last_wake = Some(now);
+        }
+        allowed
+    }
+
+    /// No connection could be made: the next one that can be is news.
+    pub fn no_connection(&mut self) {
+        if let Way::Down(_, trouble) = &mut self.way {
+            trouble.knocked = false;
+        }
+    }
+
+    /// A person says go on: a pause, doubts, a back-off and an open circuit end.
+    ///
+    /// # Errors
+    /// When that is not what the state needs.
+    pub fn resume(&mut self, now: Duration) -> Result<(), Illegal> {
+        let moves = self.states().map(|state| (state, look(state, Happening::Resume)));
+        let moved = moves.iter().any(|(_, to)| matches!(to, Move::To(_)));
+        if let Some((state, _)) = moves.iter().find(|(_, to)| *to == Move::Illegal)
+            && !moved
+        {
+            return Err(Illegal { state: *state, request: Happening::Resume });
+        }
+        for (_, to) in moves {
+            match to {
+                Move::To(State::Flowing) => self.pause = None,
+                Move::To(State::Believed) => self.believe(),
+                Move::To(State::Offline) => self.begin_anew(Outage::Offline),
+                _ => {}
+            }
+        }
+        self.wake(Wake::Person, now);
+        Ok(())
+    }
+
+    fn begin_anew(&mut self, to: Outage) {
+        if let Way::Down(outage, trouble) = &mut self.way {
+            *outage = to;
+            trouble.failures = 0;
+            self.unsaved = true;
         }
     }
 
@@ -210,150 +486,24 @@ impl Link {
 
     /// Ends a pause whose time has come. Returns whether it did.
     pub fn expire_pause(&mut self, wall: Timestamp) -> bool {
-        let over = self.pause.as_ref().is_some_and(|p| p.until.is_some_and(|until| wall >= until));
+        let [_, state, _] = self.states();
+        let over = self.pause.as_ref().is_some_and(|p| p.until.is_some_and(|until| wall >= until))
+            && look(state, Happening::PauseOver) == Move::To(State::Flowing);
         if over {
             self.pause = None;
         }
         over
     }
-}
 
-/// What suggests an early attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wake {
-    /// A person asked.
-    Person,
-    /// A connection to the server could be made.
-    Connection,
-    /// The credential changed.
-    Credential,
-    /// A file changed.
-    Change,
-}
-
-fn cause(error: &RemoteError) -> Option<Cause> {
-    match error {
-        RemoteError::Unreachable { maybe_applied: false, .. } => Some(Cause::NoConnection),
-        RemoteError::Unreachable { maybe_applied: true, .. } | RemoteError::Garbled { .. } => {
-            Some(Cause::Lost)
-        }
-        RemoteError::Busy { .. } => Some(Cause::Busy),
-        RemoteError::Auth { .. } => Some(Cause::Auth),
-        RemoteError::Gone { .. } => Some(Cause::Gone),
-        RemoteError::Untrusted { .. } => Some(Cause::Untrusted),
-        RemoteError::Forbidden { .. }
-        | RemoteError::TooLarge
-        | RemoteError::Invalid { .. }
-        | RemoteError::Local { .. } => None,
-    }
-}
-
-/// Delay after `failures` failures in a row: doubled from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], of
-/// which the upper half is random.
-fn backoff(failures: u32, jitter: f64) -> Duration {
-    let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(BACKOFF_MAX).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const T0: Duration = Duration::from_secs(100);
-
-    fn lost() -> RemoteError {
-        RemoteError::Unreachable { message: "x".into(), maybe_applied: false }
+    /// The server's history went back: nothing is sent until a person looked.
+    pub fn doubt(&mut self) {
+        self.unsaved |= !self.doubted;
+        self.doubted = true;
     }
 
-    fn fail(link: &mut Link, error: &RemoteError, now: Duration) {
-        link.failed(error, now, Timestamp::UNIX_EPOCH, 1.0);
-    }
-
-    #[test]
-    fn delays_double_up_to_the_bound_and_success_starts_over() {
-        let mut link = Link::new(None);
-        let mut delays = Vec::new();
-        for _ in 0..10 {
-            fail(&mut link, &lost(), T0);
-            delays.push((link.next_try().unwrap() - T0).as_millis());
-        }
-        assert_eq!(delays, [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
-        assert!(!link.may_send(T0));
-        assert!(link.reached());
-        assert!(link.may_send(T0));
-        fail(&mut link, &lost(), T0);
-        assert_eq!(link.next_try(), Some(T0 + BACKOFF_MIN));
-    }
-
-    #[test]
-    fn what_the_server_asks_for_is_a_floor_that_only_a_person_lifts() {
-        let mut link = Link::new(None);
-        let retry_after = Some(Duration::from_secs(60));
-        let busy = RemoteError::Busy { status: 429, message: String::new(), retry_after };
-        fail(&mut link, &busy, T0);
-        for why in [Wake::Change, Wake::Connection, Wake::Credential] {
-            link.wake(why, T0);
-            assert!(!link.may_send(T0 + Duration::from_secs(60)), "{why:?}");
-        }
-        link.wake(Wake::Person, T0);
-        assert!(link.may_send(T0));
-    }
-
-    #[test]
-    fn a_server_that_can_be_read_is_not_yet_one_that_takes_changes() {
-        let mut link = Link::new(None);
-        let busy = RemoteError::Busy { status: 503, message: String::new(), retry_after: None };
-        fail(&mut link, &busy, T0);
-        link.heard_from();
-        assert!(!link.may_send(T0));
-        let mut link = Link::new(None);
-        fail(&mut link, &lost(), T0);
-        link.heard_from();
-        assert!(link.may_send(T0));
-    }
-
-    #[test]
-    fn new_changes_wake_at_most_once_a_second() {
-        let mut link = Link::new(None);
-        fail(&mut link, &lost(), T0);
-        link.wake(Wake::Change, T0);
-        assert!(link.may_send(T0));
-        fail(&mut link, &lost(), T0);
-        link.wake(Wake::Change, T0 + Duration::from_millis(200));
-        assert!(!link.may_send(T0 + Duration::from_millis(200)));
-        link.wake(Wake::Change, T0 + Duration::from_secs(1));
-        assert!(link.may_send(T0 + Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn a_refused_credential_waits_for_a_new_one() {
-        let mut link = Link::new(None);
-        fail(&mut link, &RemoteError::Auth { message: String::new() }, T0);
-        link.wake(Wake::Change, T0);
-        link.wake(Wake::Connection, T0);
-        assert!(!link.may_send(T0));
-        link.wake(Wake::Credential, T0);
-        assert!(link.may_send(T0));
-    }
-
-    #[test]
-    fn a_pause_holds_even_online_and_ends_at_its_time() {
-        let until = Timestamp::from_second(10).unwrap();
-        let pause = Pause { reason: None, since: Timestamp::UNIX_EPOCH, until: Some(until) };
-        let mut link = Link::new(Some(pause));
-        link.reached();
-        assert!(!link.may_send(T0));
-        assert!(link.may_try(T0));
-        assert!(!link.expire_pause(Timestamp::from_second(9).unwrap()));
-        assert!(link.expire_pause(until));
-        assert!(link.may_send(T0));
-    }
-
-    #[test]
-    fn refusals_of_single_changes_do_not_concern_the_link() {
-        let mut link = Link::new(None);
-        fail(&mut link, &RemoteError::TooLarge, T0);
-        fail(&mut link, &RemoteError::Forbidden { message: String::new() }, T0);
-        assert!(!link.is_down());
+    /// A person looked.
+    pub fn believe(&mut self) {
+        self.unsaved |= self.doubted;
+        self.doubted = false;
     }
 }

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use super::core::{Core, Now};
+use super::core::{Changes, Core, Now};
 use super::decide::{SINGLES_MAX, earlier};
 use super::outbox::Slot;
+use super::replies::error_code;
 use crate::node::{BlobId, Content, FileId, Ino, Kind};
 use crate::path::WsPath;
 use crate::record::{Op, Record, RecordState, Seq};
-use crate::remote::{Capabilities, Metadata};
+use crate::remote::{Capabilities, Metadata, RemoteError};
 use crate::revision::{Base, Precondition, precondition};
 
 /// A content that others wait for is fetched at most once in this time.
@@ -90,10 +91,14 @@ pub struct Plan {
 impl Core {
     /// Carries out what [`Core::decide`] says: marks it as in flight, and describes it.
     pub fn plan(&mut self, now: Now) -> Plan {
+        if !self.is_under_way() {
+            self.link.nothing_under_way(now.mono);
+        }
         let decision = self.decide(now);
         let mut plan = Plan { tasks: Vec::new(), deadline: decision.deadline };
         if decision.probe {
             self.probing = true;
+            self.ask_again = false;
             plan.tasks.push(Task::Probe);
         }
         for ino in decision.fetches {
@@ -103,7 +108,10 @@ impl Core {
         for path in &decision.circles {
             self.outbox.let_pass(path);
         }
-        let Some(capabilities) = self.capabilities else { return plan };
+        let Some(capabilities) = self.capabilities else {
+            self.begin_trial(&plan);
+            return plan;
+        };
         plan.tasks.extend(decision.unsettled.iter().filter_map(|p| self.hand_out_to_settle(p)));
         for path in &decision.singles {
             if let Some(item) = self.hand_out(path, capabilities) {
@@ -119,10 +127,40 @@ impl Core {
                 plan.tasks.push(Task::Bulk(items));
             }
         }
+        self.begin_trial(&plan);
         if decision.rechecks {
             self.plan_rechecks(now, &mut plan);
         }
         plan
+    }
+
+    /// While the way is down, what goes out finds out whether it still is.
+    fn begin_trial(&mut self, plan: &Plan) {
+        if !plan.tasks.is_empty() {
+            self.link.trial();
+        }
+    }
+
+    /// The server was asked what it offers.
+    pub fn probed(
+        &mut self,
+        result: &Result<Capabilities, RemoteError>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        self.probing = false;
+        match result {
+            Ok(capabilities) => {
+                self.link.reached();
+                self.set_capabilities(*capabilities, changes);
+            }
+            Err(error) => {
+                self.ask_again = true;
+                let jitter = self.jitter();
+                self.link.failed(error, now.mono, now.wall, jitter);
+                self.note_error(error_code(error), &error.to_string(), now.wall);
+            }
+        }
     }
 
     /// The old name of an unchanged renamed file that the server can move by itself.

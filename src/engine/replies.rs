@@ -290,8 +290,7 @@ impl Core {
             }
             RemoteError::Forbidden { message } => {
                 // The whole request: the credential may not write at all.
-                let refused = RemoteError::Auth { message: message.clone() };
-                self.link.failed(&refused, now.mono, now.wall, jitter);
+                self.link.forbidden(message, now.mono, now.wall, jitter);
             }
             RemoteError::Local { message } => {
                 tracing::error!(%message, "content could not be read for sending");

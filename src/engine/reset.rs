@@ -73,6 +73,9 @@ impl Core {
             tracing::error!(%why, "the server looks reset: removals are frozen");
         }
         changes.rows.push(Row::SetMeta("reset", why.clone()));
+        if why.is_none() {
+            self.link.believe();
+        }
         self.reset_suspected = why;
     }
 }

@@ -11,10 +11,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::core::{Core, Stream};
-use super::link::{Cause, Pause, Wake, Way};
+use super::link::{Cause, Illegal, Outage, Pause, Wake, Way, backoff};
 use super::listing::Missing;
 use super::plan::Task;
 use super::shared::{Notice, NoticeKind, Shared};
+use super::standing::Resumed;
 use crate::path::WsPath;
 use crate::record::{RecordState, Seq};
 use crate::remote::{Capabilities, Cursor, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent};
@@ -51,10 +52,10 @@ pub enum Command {
         /// Told the pause that was in force before.
         reply: oneshot::Sender<Option<Pause>>,
     },
-    /// End a pause, a back-off, a suspected reset; try now.
+    /// End a pause, a back-off, an open circuit, a suspected reset; try now.
     Resume {
-        /// Told what it ended.
-        reply: oneshot::Sender<Resumed>,
+        /// Told what it ended, or why it may not be.
+        reply: oneshot::Sender<Result<Resumed, Illegal>>,
     },
     /// Empty the outbox now.
     Flush {
@@ -74,19 +75,6 @@ pub enum Command {
         /// Told how it went.
         reply: oneshot::Sender<Flushed>,
     },
-}
-
-/// What a resume ended.
-#[derive(Debug, Clone, Default)]
-pub struct Resumed {
-    /// The pause.
-    pub pause: Option<Pause>,
-    /// Why nothing got through.
-    pub cause: Option<Cause>,
-    /// The suspected reset.
-    pub reset: Option<String>,
-    /// Records that are sent now.
-    pub flushing: usize,
 }
 
 /// How a flush went.
@@ -132,9 +120,12 @@ pub struct Runner {
     tasks: JoinSet<Finished>,
     waiters: Vec<Waiter>,
     listing: Listing,
+    /// Listings that failed in a row.
+    listing_failures: u32,
     reaching: bool,
     sealing: bool,
-    was_down: bool,
+    /// What was last told about the way.
+    told: &'static str,
     next_reach: Duration,
     next_seal: Duration,
     next_housekeeping: Duration,
@@ -158,12 +149,19 @@ impl Runner {
     pub fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
         let (items, feed) = mpsc::channel(FEED_MAX);
         let feed_wake = Arc::new(Notify::new());
-        let start = {
+        let (start, floor) = {
             let core = shared.core();
-            core.cursor.clone().filter(|_| core.listed)
+            let floor = core.link.trouble().filter(|trouble| trouble.hinted);
+            let floor = floor.map(|trouble| trouble.next_try.saturating_sub(shared.now().mono));
+            (core.cursor.clone().filter(|_| core.listed), floor)
         };
         let remote = Arc::clone(&shared.remote);
-        tokio::spawn(remote.feed(start, Arc::clone(&feed_wake), items));
+        let feed_of = remote.feed(start, Arc::clone(&feed_wake), items);
+        tokio::spawn(async move {
+            // What the server asked the last run for holds for this one.
+            tokio::time::sleep(floor.unwrap_or_default()).await;
+            feed_of.await;
+        });
         Self {
             shared,
             commands,
@@ -172,9 +170,10 @@ impl Runner {
             tasks: JoinSet::new(),
             waiters: Vec::new(),
             listing: Listing::Idle,
+            listing_failures: 0,
             reaching: false,
             sealing: false,
-            was_down: false,
+            told: "online",
             next_reach: Duration::ZERO,
             next_seal: Duration::ZERO,
             next_housekeeping: Duration::ZERO,
@@ -185,7 +184,7 @@ impl Runner {
     /// Runs until the commands end.
     pub async fn run(mut self) {
         // What the server offers may have changed since it was last asked.
-        self.start(Task::Probe);
+        self.shared.step(|core, _, _| core.ask_again = true);
         loop {
             let deadline = self.turn();
             let now = self.shared.now().mono;
@@ -255,20 +254,24 @@ impl Runner {
 
     /// While no connection can be made, tries one now and then; tells the feed when it is back.
     fn watch_link(&mut self, way: &Way, now: Duration, deadlines: &mut Vec<Option<Duration>>) {
-        let down = matches!(way, Way::Down { .. });
-        if down != self.was_down {
-            self.was_down = down;
-            let (action, detail) = match way {
-                Way::Down { message, .. } => ("offline", Some(message.clone())),
-                Way::Online | Way::Unknown => ("online", None),
+        let told = match way {
+            Way::Online | Way::Unknown => "online",
+            Way::Down(outage, _) => outage.word(),
+        };
+        if told != self.told {
+            self.told = told;
+            let detail = match way {
+                Way::Down(_, trouble) => Some(trouble.message.clone()),
+                Way::Online | Way::Unknown => {
+                    self.feed_wake.notify_one();
+                    None
+                }
             };
-            tracing::info!(action, "link");
-            self.notice_link(action, detail);
-            if !down {
-                self.feed_wake.notify_one();
-            }
+            tracing::info!(state = told, detail, "link");
+            self.notice_link(told, detail);
         }
-        if let Way::Down { cause: Cause::NoConnection, .. } = way
+        if let Way::Down(Outage::Offline | Outage::Open { .. }, trouble) = way
+            && trouble.cause == Cause::NoConnection
             && !self.reaching
         {
             if now >= self.next_reach {
@@ -371,22 +374,7 @@ impl Runner {
                 }
             }
             Finished::Probed(result) => {
-                self.shared.step(|core, now, changes| {
-                    core.probing = false;
-                    match &result {
-                        Ok(capabilities) => {
-                            // Asked when it was due: nothing is waiting that could tell more.
-                            core.link.reached();
-                            core.set_capabilities(*capabilities, changes);
-                        }
-                        Err(error) => {
-                            let jitter = core.jitter();
-                            core.link.failed(error, now.mono, now.wall, jitter);
-                            let code = super::replies::error_code(error);
-                            core.note_error(code, &error.to_string(), now.wall);
-                        }
-                    }
-                });
+                self.shared.step(|core, now, changes| core.probed(&result, now, changes));
                 if let Ok(capabilities) = result {
                     self.shared.remote.set_capabilities(capabilities);
                 }
@@ -394,25 +382,36 @@ impl Runner {
             Finished::Listed(_, _, Ok(())) => {
                 tracing::info!(entries = self.shared.core().tree.len(), "tree is up to date");
                 self.listing = Listing::Idle;
+                self.listing_failures = 0;
             }
             Finished::Listed(tail, missing, Err(error)) => {
                 tracing::warn!(%error, "listing failed, trying again");
+                self.listing_failures += 1;
+                let failures = self.listing_failures;
                 let retry = self.shared.step(|core, now, _| {
                     let jitter = core.jitter();
                     core.link.failed(&error, now.mono, now.wall, jitter);
                     core.note_error("LISTING", &error.to_string(), now.wall);
-                    core.link.next_try().unwrap_or(now.mono + Duration::from_secs(1))
+                    let floor = core.link.trouble().filter(|trouble| trouble.hinted);
+                    let floor = floor.map(|trouble| trouble.next_try).unwrap_or_default();
+                    floor.max(now.mono + backoff(failures, core.jitter()))
                 });
                 self.listing = Listing::Wanted(tail, missing, retry);
             }
             Finished::Reachable(yes) => {
                 self.reaching = false;
                 if yes {
-                    self.shared.step(|core, now, _| core.link.wake(Wake::Connection, now.mono));
+                    let is_news =
+                        self.shared.step(|core, now, _| core.link.wake(Wake::Connection, now.mono));
+                    if !is_news {
+                        return;
+                    }
                     if let Listing::Wanted(.., at) = &mut self.listing {
                         *at = Duration::ZERO;
                     }
                     self.feed_wake.notify_one();
+                } else {
+                    self.shared.step(|core, _, _| core.link.no_connection());
                 }
             }
             Finished::Sealed => {
@@ -429,9 +428,9 @@ impl Runner {
                     FeedMode::WebSocket => Stream::WebSocket,
                     FeedMode::Polling => Stream::Polling,
                 };
-                self.shared.step(|core, _, _| {
+                self.shared.step(|core, now, _| {
                     core.stream = stream;
-                    core.link.heard_from();
+                    core.link.heard_from(now.mono);
                 });
             }
             FeedItem::Down { reason } => {
@@ -446,6 +445,7 @@ impl Runner {
                 self.shared.step(|core, _, changes| {
                     let why = "the server's history went back".to_owned();
                     core.suspect_reset(Some(why), changes);
+                    core.link.doubt();
                     core.distrust_revisions(changes);
                 });
                 self.listing = Listing::Wanted(tail, Missing::Confirm, Duration::ZERO);
@@ -477,27 +477,18 @@ impl Runner {
                 drop(reply.send(before));
             }
             Command::Resume { reply } => {
-                let resumed = self.shared.step(|core, now, changes| {
-                    let cause = match core.link.way() {
-                        Way::Down { cause, .. } => Some(*cause),
-                        Way::Online | Way::Unknown => None,
-                    };
-                    let reset = core.reset_suspected.clone();
-                    if reset.is_some() {
-                        core.suspect_reset(None, changes);
-                    }
-                    core.link.wake(Wake::Person, now.mono);
-                    let pause = core.set_pause(None, changes);
-                    let flushing = core.outbox.len() - core.outbox.parked();
-                    Resumed { pause, cause, reset, flushing }
-                });
+                let resumed = self.shared.step(|core, now, changes| core.resume(now, changes));
+                let resumed = match resumed {
+                    Ok(resumed) => resumed,
+                    Err(illegal) => return drop(reply.send(Err(illegal))),
+                };
                 if resumed.reset.is_some() {
                     let tail = self.shared.core().cursor.clone().map(|cursor| cursor.id);
                     self.listing = Listing::Wanted(tail, Missing::OfferAgain, Duration::ZERO);
                 }
                 self.feed_wake.notify_one();
                 self.notice_link("resumed", None);
-                drop(reply.send(resumed));
+                drop(reply.send(Ok(resumed)));
             }
             Command::Flush { path, timeout, reply } => self.wait_for_empty(path, timeout, reply),
             Command::Drain { timeout, reply } => {

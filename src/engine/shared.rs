@@ -163,7 +163,9 @@ impl Shared {
     pub fn step<T>(&self, act: impl FnOnce(&mut Core, Now, &mut Changes) -> T) -> T {
         let mut changes = Changes::default();
         let mut core = self.core_mut();
-        let result = act(&mut core, self.now(), &mut changes);
+        let now = self.now();
+        let result = act(&mut core, now, &mut changes);
+        core.keep_link(now, &mut changes);
         self.touched.fetch_or(!changes.rows.is_empty(), Ordering::Relaxed);
         self.keep_readable(&changes.rows);
         self.store.put(std::mem::take(&mut changes.rows));
@@ -184,8 +186,10 @@ impl Shared {
     ) -> Result<T, (E, Done)> {
         let mut changes = Changes::default();
         let mut core = self.core_mut();
-        match act(&mut core, self.now(), &mut changes) {
+        let now = self.now();
+        match act(&mut core, now, &mut changes) {
             Ok(value) => {
+                core.keep_link(now, &mut changes);
                 self.touched.store(true, Ordering::Relaxed);
                 self.keep_readable(&changes.rows);
                 self.store.commit(std::mem::take(&mut changes.rows), done);

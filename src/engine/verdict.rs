@@ -28,7 +28,7 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) -> Option<Record> {
-        self.link.heard_from();
+        self.link.heard_from(now.mono);
         let record = self.current(path, seq)?.clone();
         // Bytes that were changed since they were sent are not what the remote may have.
         let newest = self.outbox.lane(path).is_some_and(|lane| lane.current.sent_is_newest);

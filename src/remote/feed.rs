@@ -53,12 +53,31 @@ pub async fn run(
     }
 }
 
-/// Why the stream is down, for people.
-struct Trouble(String);
+/// Why the stream is down.
+struct Trouble {
+    /// For people.
+    reason: String,
+    /// What the server asked to wait.
+    floor: Duration,
+}
+
+impl From<&str> for Trouble {
+    fn from(reason: &str) -> Self {
+        Self { reason: reason.to_owned(), floor: Duration::ZERO }
+    }
+}
 
 impl From<RemoteError> for Trouble {
     fn from(error: RemoteError) -> Self {
-        Self(error.to_string())
+        Self { reason: error.to_string(), floor: floor_of(&error).unwrap_or_default() }
+    }
+}
+
+/// What the server asked to wait.
+fn floor_of(error: &RemoteError) -> Option<Duration> {
+    match error {
+        RemoteError::Busy { retry_after, .. } => *retry_after,
+        _ => None,
     }
 }
 
@@ -90,9 +109,11 @@ struct Feed {
 impl Feed {
     async fn drive(&mut self) {
         loop {
-            if let Err(Trouble(reason)) = self.attempt().await {
+            if let Err(Trouble { reason, floor }) = self.attempt().await {
                 self.down(reason).await;
                 let delay = self.backoff.next();
+                // Nothing cuts short what the server asked for.
+                sleep(floor).await;
                 self.pause(delay).await;
             }
         }
@@ -112,7 +133,7 @@ impl Feed {
             Ok(socket) => match self.follow(socket).await {
                 // A socket that opens and does not last: until it is tried again, events are asked
                 // for, as where it does not open.
-                Err(Trouble(reason))
+                Err(Trouble { reason, .. })
                     if !self.filtered && self.backoff.bound > self.remote.poll_interval =>
                 {
                     self.down(reason).await;
@@ -139,6 +160,7 @@ impl Feed {
                 self.filtered = !matches!(error, RemoteError::Forbidden { .. });
                 Err(error.into())
             }
+            Err(FeedError::Remote(error)) if floor_of(&error).is_some() => Err(error.into()),
             Err(FeedError::Remote(_)) => self.poll().await,
         }
     }
@@ -184,17 +206,17 @@ impl Feed {
                             self.frame(&text).await?;
                         }
                         Arrival::Sign => self.backoff = Backoff::default(),
-                        Arrival::End(reason) => return Err(Trouble(reason)),
+                        Arrival::End(reason) => return Err(reason.as_str().into()),
                     }
                 }
                 _ = ticks.tick() => {
                     count = count.wrapping_add(1);
                     quiet += 1;
                     if quiet >= TICKS_QUIET_MAX {
-                        return Err(Trouble("the stream fell silent".into()));
+                        return Err(Trouble::from("the stream fell silent"));
                     }
                     if count.is_multiple_of(TICKS_PER_PING) && !socket.ping().await {
-                        return Err(Trouble("the stream takes no more pings".into()));
+                        return Err(Trouble::from("the stream takes no more pings"));
                     }
                 }
             }
@@ -219,7 +241,7 @@ impl Feed {
 
     async fn frame(&mut self, text: &str) -> Result<(), Trouble> {
         let value = serde_json::from_str(text)
-            .map_err(|_| Trouble("a message of the stream is not JSON".into()))?;
+            .map_err(|_| Trouble::from("a message of the stream is not JSON"))?;
         match Message::read(value, &self.remote.scope) {
             Message::Noise => Ok(()),
             Message::Unreadable(id) => {
@@ -274,7 +296,7 @@ impl Feed {
                         self.unreadable(Cursor { id, fingerprint: None }).await;
                     }
                     Message::Noise => {
-                        return Err(Trouble("the server lists events without an id".into()));
+                        return Err(Trouble::from("the server lists events without an id"));
                     }
                 }
             }

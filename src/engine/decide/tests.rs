@@ -257,7 +257,7 @@ fn every_reason_is_told() {
         (held(Wait::Conflict), around, vec![Outlook::Held(Hold::Conflict(at(100)))]),
         (Given { approval: true, ..delete }, around, vec![Outlook::Held(Hold::Approval)]),
         (delete, Around { frozen: true, ..around }, vec![Outlook::Held(Hold::Frozen)]),
-        (plain, Around { paused: true, ..around }, vec![Outlook::Gated(Gate::Paused)]),
+        (plain, Around { paused: true, ..around }, vec![Outlook::Gated(Gate::Link(Held::Paused))]),
         (plain, Around { halted: true, ..around }, vec![Outlook::Gated(Gate::Stopping)]),
         (plain, Around { capabilities: None, ..around }, vec![Outlook::Gated(Gate::Unheard)]),
         (plain, Around { down: true, singles: 1, ..around }, vec![Outlook::Gated(Gate::Trial)]),

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::*;
-use crate::engine::core::{Changes, Settings};
+use crate::engine::core::Settings;
 use crate::engine::local::{Creator, Sealed};
 use crate::engine::rename::RenameMode;
 use crate::engine::replies::Answer;
 use crate::node::{FileBody, ROOT, Synced};
-use crate::remote::{Outcome, RemoteError};
+use crate::remote::Outcome;
 use crate::revision::Revision;
 use crate::store::{Loaded, Row};
 

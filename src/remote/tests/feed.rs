@@ -202,3 +202,34 @@ async fn a_token_for_the_mounted_folder_alone_follows_by_path() {
     feed.wake.notify_one();
     assert_eq!(feed.next().await, FeedItem::Gap { tail: Some(event.id) });
 }
+
+/// Refuses the first request of the feed with a wait.
+#[derive(Debug, Default)]
+struct AsksToWait(AtomicBool);
+
+impl Interceptor for AsksToWait {
+    fn before(&self, request: &RequestHead) -> Before {
+        if !request.route.starts_with("/fs/") || self.0.swap(true, Ordering::Relaxed) {
+            return Before::Pass;
+        }
+        let headers = vec![("Retry-After".into(), "2".into())];
+        Before::Reply { status: 429, headers, body: String::new() }
+    }
+}
+
+/// What the server asks for is a floor for the feed as well, whatever wakes it.
+#[tokio::test]
+async fn the_wait_that_the_server_names_is_kept() {
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let edge = Arc::new(AsksToWait::default());
+    let host = Host::start_with(anywhere, |config| config.interceptor = Some(edge)).await;
+    let remote = host.remote("/").await;
+    let mut feed = Running::start(&remote, None);
+    assert!(matches!(feed.next().await, FeedItem::Down { .. }));
+    feed.wake.notify_one();
+    while feed.next().await != FeedItem::Live(FeedMode::WebSocket) {}
+    let requests = host.requests.recent();
+    let first = requests.iter().position(|request| request.status == 429).unwrap();
+    let waited = requests[first + 1].at_ms - requests[first].at_ms;
+    assert!(waited >= 2000, "{waited} ms: {requests:#?}");
+}
