@@ -38,6 +38,9 @@ pub fn settle(record: &Record, ours: Option<&Digest>, theirs: Option<&RemoteFile
         Some(Base::Absent) | None => false,
     };
     let is_ours = record.sent.iter().any(same_bytes);
+    // The bytes that ours were made from, whatever revision they have there: nothing is lost.
+    let known = record.base_content.as_ref().and_then(|base| base.digest);
+    let is_same = known.as_ref().is_some_and(same_bytes);
     let base_now = || match (&theirs.revision, theirs.edited_at) {
         (Some(revision), _) => Some(Base::Revision(revision.clone())),
         (None, Some(date)) => Some(Base::Date(date)),
@@ -45,18 +48,11 @@ pub fn settle(record: &Record, ours: Option<&Digest>, theirs: Option<&RemoteFile
     };
     match record.op {
         Op::Put if ours.is_some_and(same_bytes) => Verdict::Adopt,
-        Op::Put | Op::Delete if is_base || is_ours => {
+        Op::Put | Op::Delete if is_base || is_ours || is_same => {
             base_now().map_or(Verdict::Keep, Verdict::Resend)
         }
         Op::Put => Verdict::Keep,
-        Op::Delete => {
-            // The same bytes that were removed, under a new revision: still what we meant.
-            let removed = record.base_content.as_ref().and_then(|base| base.digest);
-            match (removed.as_ref().is_some_and(same_bytes), base_now()) {
-                (true, Some(base)) => Verdict::Resend(base),
-                _ => Verdict::Yield,
-            }
-        }
+        Op::Delete => Verdict::Yield,
         Op::Meta if is_base => base_now().map_or(Verdict::Yield, Verdict::Resend),
         Op::Meta => Verdict::Yield,
         Op::MakeDir | Op::RemoveDir => Verdict::Adopt,
@@ -68,9 +64,9 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::node::Ino;
+    use crate::node::{BlobId, Ino};
     use crate::path::WsPath;
-    use crate::record::{RecordBase, RecordState, Seq};
+    use crate::record::{BaseContent, RecordBase, RecordState, Seq};
     use crate::remote::{Metadata, Size};
     use crate::revision::Revision;
 
@@ -133,6 +129,13 @@ mod tests {
         // Both edited, or both created.
         assert_eq!(put(revision(3), &[], Some(&theirs(4, "x"))), Verdict::Keep);
         assert_eq!(put(Base::Absent, &[], Some(&theirs(4, "x"))), Verdict::Keep);
+        // The server named no revision for what ours was made from.
+        let mut unnamed = record(Op::Put, Base::Absent, &[]);
+        let digest = Some(Digest::of(b"x"));
+        unnamed.base_content = Some(BaseContent { blob: BlobId(1), digest });
+        let verdict = |text| settle(&unnamed, Some(&ours), Some(&theirs(4, text)));
+        assert_eq!(verdict("x"), Verdict::Resend(revision(4)));
+        assert_eq!(verdict("y"), Verdict::Keep);
         // Only a date is known.
         let date = |s| Base::Date(Timestamp::from_second(s).unwrap());
         assert_eq!(put(date(50), &[], Some(&theirs(4, "x"))), Verdict::Resend(revision(4)));
