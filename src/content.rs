@@ -136,12 +136,14 @@ impl Contents {
         options.open(self.file_path(id))
     }
 
-    /// Opens the working file `id`.
+    /// Opens the working file `id`; never through a symbolic link.
     ///
     /// # Errors
     /// When it is not there or the disk refuses.
     pub fn open_file(&self, id: FileId) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).open(self.file_path(id))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
+        options.open(self.file_path(id))
     }
 
     /// Makes names in the folder durable.

@@ -234,7 +234,8 @@ async fn preflight(config: &Config, remote: &HttpRemote) -> Result<(), Report> {
         RemoteError::Gone { .. } => Report::new(ExitCode::NotFound, "NOT_FOUND", what).fix(
             "check the name of the workspace and that the address is that of a workspace server",
         ),
-        RemoteError::Untrusted { .. } => Report::new(ExitCode::Server, "UNTRUSTED", what),
+        RemoteError::Untrusted { .. } => Report::new(ExitCode::Server, "UNTRUSTED", what)
+            .fix("check the address; certificates of an authority of your own: SSL_CERT_FILE=FILE"),
         _ => Report::new(ExitCode::Server, "SERVER_UNREACHABLE", what)
             .fix("check the address and the network; once mounted, it also works offline"),
     };

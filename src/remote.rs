@@ -464,9 +464,14 @@ pub trait Remote: Send + Sync + 'static {
     /// without its bytes where the server can say so, else it is an error.
     fn fetch<'a>(&'a self, path: &'a WsPath, bytes_max: u64) -> Reply<'a, Option<RemoteFile>>;
 
-    /// One file streamed into `target` (created or truncated, mode 0600); `None` when absent. The
-    /// bytes match the digest when this returns.
-    fn fetch_to<'a>(&'a self, path: &'a WsPath, target: &'a Path) -> Reply<'a, Option<RemoteFile>>;
+    /// One file streamed into `target` (made anew, mode 0600); `None` when absent. The bytes match
+    /// the digest when this returns. More than `bytes_max` is [`RemoteError::TooLarge`].
+    fn fetch_to<'a>(
+        &'a self,
+        path: &'a WsPath,
+        target: &'a Path,
+        bytes_max: u64,
+    ) -> Reply<'a, Option<RemoteFile>>;
 
     /// One bulk request. The outcomes are in the order of the entries.
     fn bulk<'a>(&'a self, entries: &'a [BulkEntry]) -> Reply<'a, Vec<Outcome>>;

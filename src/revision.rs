@@ -13,10 +13,12 @@ use jiff::Timestamp;
 pub struct Revision(Arc<str>);
 
 impl Revision {
-    /// Takes a token as the remote wrote it; `None` for the empty one, which names no version.
+    /// Takes a token as the remote wrote it; `None` for the empty one, which names no version, and
+    /// for one that no condition could carry back: over 1 KiB, or with control characters.
     #[must_use]
     pub fn new(token: &str) -> Option<Self> {
-        if token.is_empty() { None } else { Some(Self(Arc::from(token))) }
+        let usable = (1..=1024).contains(&token.len()) && !token.chars().any(char::is_control);
+        usable.then(|| Self(Arc::from(token)))
     }
 
     /// The token.

@@ -67,7 +67,8 @@ impl Shared {
                 DirBuilder::new().recursive(true).mode(0o700).create(&folder)
             })?;
             failpoint!("conflict.folder");
-            let fetched = self.remote.fetch_to(&record.path, &folder.join("remote")).await;
+            let copy = folder.join("remote");
+            let fetched = self.remote.fetch_to(&record.path, &copy, self.room()).await;
             failpoint!("conflict.remote");
             let theirs = match fetched {
                 Ok(Some(file)) => file,
@@ -224,7 +225,7 @@ fn write_copy(ours: &Ours, target: &Path) -> io::Result<(u64, Digest)> {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -56,6 +56,8 @@ pub struct Settings {
     pub cache_bytes_max: u64,
     /// When the circuit opens, and for how long.
     pub circuit: Circuit,
+    /// The remote may add names while the tree has fewer than this.
+    pub names_max: usize,
 }
 
 impl Default for Settings {
@@ -74,6 +76,7 @@ impl Default for Settings {
             read_only: false,
             cache_bytes_max: 10 << 30,
             circuit: Circuit::default(),
+            names_max: 4_000_000,
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::store::Row;
 /// Contents up to this size are fetched into memory; larger ones are streamed to disk.
 const MEMORY_FETCH_MAX: u64 = 1 << 20;
 
+/// What a fetch leaves free on the local disk, for those who write.
+const DISK_RESERVE_BYTES: u64 = 64 << 20;
+
 /// How long a path is left alone whose read led to nothing: it is open, or the read failed.
 const RECHECK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -91,7 +94,10 @@ impl Shared {
             let file = self.remote.fetch(&path, MEMORY_FETCH_MAX).await;
             match self.heard(file)? {
                 None => return Err(self.vanished(&path)),
-                Some(file) if file.body.is_some() => return self.take_fetched(ino, &path, &file),
+                Some(file) if file.body.is_some() => {
+                    self.check_version(ino, &path, &file)?;
+                    return self.take_fetched(ino, &path, &file);
+                }
                 // It grew past what is taken into memory.
                 Some(_) => {}
             }
@@ -99,9 +105,35 @@ impl Shared {
         let Some((file, id)) = self.fetch_to_disk(&path).await? else {
             return Err(self.vanished(&path));
         };
+        if let Err(error) = self.check_version(ino, &path, &file) {
+            self.contents.discard(vec![id]);
+            return Err(error);
+        }
         self.take_file(ino, &path, &file, id);
         failpoint!("fetch.taken");
         Ok(())
+    }
+
+    /// A version has one content: bytes that are not those that the server listed for the same
+    /// revision are not shown.
+    fn check_version(&self, ino: Ino, path: &WsPath, file: &RemoteFile) -> Result<(), FetchError> {
+        let core = self.core();
+        let node = core.tree.get(ino).filter(|_| core.tree.path_of(ino).as_ref() == Some(path));
+        let Some(known) = node.and_then(|node| node.synced.as_deref()) else { return Ok(()) };
+        let same_version = known.revision.is_some() && known.revision == file.revision;
+        let differs = matches!((known.digest, file.digest), (Some(a), Some(b)) if a != b);
+        if same_version && differs {
+            let message = "content does not match the digest that was listed".to_owned();
+            return Err(RemoteError::Garbled { message }.into());
+        }
+        Ok(())
+    }
+
+    /// The largest content that there is room for on the local disk.
+    pub(super) fn room(&self) -> u64 {
+        let disk = nix::sys::statvfs::statvfs(self.contents.folder());
+        let free = disk.map_or(u64::MAX, |d| d.blocks_available() * d.fragment_size());
+        free.saturating_sub(DISK_RESERVE_BYTES)
     }
 
     /// Fetches a file into a working file of its own.
@@ -111,8 +143,12 @@ impl Shared {
     ) -> Result<Option<(RemoteFile, FileId)>, FetchError> {
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
         let target = self.contents.fetch_path(id);
-        let fetched = self.remote.fetch_to(path, &target).await;
-        let Some(mut file) = self.heard(fetched)? else { return Ok(None) };
+        let fetched = self.heard(self.remote.fetch_to(path, &target, self.room()).await);
+        if !matches!(fetched, Ok(Some(_))) {
+            // What arrived before it failed is of no use.
+            drop(tokio::fs::remove_file(&target).await);
+        }
+        let Some(mut file) = fetched? else { return Ok(None) };
         let disk = |error: std::io::Error| FetchError::Disk(error.to_string());
         file.size = Size::Exact(tokio::fs::metadata(&target).await.map_err(disk)?.len());
         failpoint!("fetch.streamed");
@@ -379,7 +415,7 @@ impl Shared {
         }
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
         let target = self.contents.fetch_path(id);
-        let fetched = self.remote.fetch_to(path, &target).await;
+        let fetched = self.remote.fetch_to(path, &target, self.room()).await;
         drop(tokio::fs::remove_file(&target).await);
         fetched
     }
@@ -404,10 +440,5 @@ fn note_version(
     if !renamed && !older && core.tree.path_of(ino).as_ref() == Some(path) && known != file.revision
     {
         core.adopt_version(ino, file, changes);
-    }
-    if let Size::Exact(size) = file.size
-        && let Some(body) = core.tree.get_mut(ino).and_then(|node| node.body_mut())
-    {
-        body.size = size;
     }
 }

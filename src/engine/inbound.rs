@@ -166,6 +166,17 @@ impl Core {
         Inbound::Applied
     }
 
+    /// Whether the tree takes no more names from the remote: they are kept in memory.
+    fn is_full(&self) -> bool {
+        self.tree.len() >= self.settings.names_max
+    }
+
+    fn left_out(&mut self, path: &WsPath) -> Inbound {
+        let reason = format!("there are {} names already", self.tree.len());
+        self.skip([Skipped { name: path.as_str().to_owned(), reason }]);
+        Inbound::Skipped
+    }
+
     /// Something here has the name, or that of a folder above. It is reported now, looked at again
     /// when its way is free, and after a restart, which forgets what was reported.
     fn hidden(&mut self, path: &WsPath, reason: &str, changes: &mut Changes) -> Inbound {
@@ -254,6 +265,9 @@ impl Core {
     ) -> Inbound {
         if self.is_pending(path) || self.rules.is_local_only(path, true) {
             return Inbound::Busy;
+        }
+        if self.is_full() && self.tree.resolve(path).is_none() {
+            return self.left_out(path);
         }
         let Some(ino) = self.folder_at(path, now, changes) else { return Inbound::Skipped };
         let Some(node) = self.tree.get_mut(ino) else { return Inbound::Known };
@@ -453,6 +467,9 @@ impl Core {
         let (Some(folder), Some(name)) = (file.path.parent(), file.path.name()) else {
             return Inbound::Skipped;
         };
+        if self.is_full() {
+            return self.left_out(&file.path);
+        }
         let Some(parent) = self.folder_at(&folder, now, changes) else {
             return self.hidden(&file.path, "a file has the name of its folder", changes);
         };

@@ -179,9 +179,14 @@ impl Fs {
             Ok(Readiness::Fetch) => {
                 drop(state);
                 let shared = Arc::clone(&self.shared);
+                let listed = exact_size(&shared, file.ino);
                 self.runtime.spawn(async move {
                     let ready = shared.ensure_local(file.ino).await;
                     let result = ready.map_err(FsError::from).and_then(|()| {
+                        // The kernel would cut the bytes to the size that it was told.
+                        if listed.is_some() && exact_size(&shared, file.ino) != listed {
+                            return Err(FsError::Disk(std::io::ErrorKind::WouldBlock));
+                        }
                         let mut state = file.lock();
                         match load(&shared, file.ino, &mut state)? {
                             Readiness::Ready => act(&shared, file.ino, &mut state),
@@ -437,4 +442,10 @@ fn make_changeable(
 
 fn to_usize(size: u64) -> Result<usize, FsError> {
     usize::try_from(size).map_err(|_too_large| FsError::Disk(std::io::ErrorKind::FileTooLarge))
+}
+
+/// The size of a file, when it is known and not only bounded.
+fn exact_size(shared: &Shared, ino: Ino) -> Option<u64> {
+    let core = shared.core();
+    core.tree.get(ino)?.body().filter(|body| body.exact).map(|body| body.size)
 }

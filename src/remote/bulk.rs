@@ -43,10 +43,10 @@ pub(super) fn outcomes(entries: &[&BulkEntry], scope: &Scope, reply: WireBulk) -
             _ => Some(outcome),
         };
     };
-    for error in reply.errors.into_iter().flatten() {
+    for error in reply.errors.0 {
         note(&error.path, &|_| refused(&error));
     }
-    for result in reply.results.into_iter().flatten() {
+    for result in reply.results.0 {
         note(&result.path, &|entry| accepted(entry, &result));
     }
     found.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect()

@@ -4,21 +4,29 @@
 //! leave here match the digest beside them; a bad entry is left out and named, and never makes the
 //! listing fail. Pure; no I/O.
 
-use std::collections::HashSet;
-
+use super::scope::{Place, Scope};
+use super::wire::{Bad, Item, WireEvent, WireFile};
+use super::{EventChange, EventId, Metadata, RemoteEntry, RemoteEvent, RemoteFile, Size, Skipped};
+use crate::digest::Digest;
+use crate::path::WsPath;
+use crate::revision::Revision;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::Value;
 
-use super::scope::{Place, Scope};
-use super::wire::{WireEvent, WireFile};
-use super::{EventChange, EventId, Metadata, RemoteEntry, RemoteEvent, RemoteFile, Size, Skipped};
-use crate::digest::Digest;
-use crate::path::WsPath;
-use crate::revision::Revision;
+/// How much of a name that is left out is kept, to be shown.
+const NAME_SHOWN_BYTES_MAX: usize = 1024;
+
+/// No file is larger than this: 16 TiB.
+const SIZE_BELIEVED_MAX: u64 = 1 << 44;
+
+/// The longest fingerprint of an event.
+const FINGERPRINT_BYTES_MAX: usize = 32 * 1024;
+
+/// The longest target of a symbolic link: what the kernel takes.
+const SYMLINK_BYTES_MAX: usize = 4095;
 
 /// Servers store base64 as its writer sent it: padded or not, with odd trailing bits.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -47,15 +55,23 @@ pub(super) fn decode(text: String, encoding: &str) -> Result<Bytes, &'static str
 /// A file at `path`, with its bytes when the wire brought them and they match their digest; else
 /// without them and with the reason.
 pub(super) fn file(path: WsPath, wire: WireFile) -> (RemoteFile, Option<&'static str>) {
+    let digest = Digest::parse(&wire.content_hash);
+    // The digest of something, and nothing: one of them is wrong.
+    let empty = digest.is_none_or(|digest| digest == Digest::of(b""));
     let size = match (wire.byte_size, wire.size) {
-        (Some(bytes), _) => Size::Exact(bytes),
-        (None, stored) => Size::AtMost(stored.unwrap_or(0)),
+        (Some(0) | None, Some(0) | None) if !empty => Size::AtMost(u64::MAX),
+        (Some(bytes), _) if bytes <= SIZE_BELIEVED_MAX => Size::Exact(bytes),
+        (None, stored) if stored.unwrap_or(0) <= SIZE_BELIEVED_MAX => {
+            Size::AtMost(stored.unwrap_or(0))
+        }
+        // The bytes will tell.
+        (Some(_) | None, _) => Size::AtMost(u64::MAX),
     };
     let stamp = if wire.updated_at.is_empty() { &wire.last_edited_at } else { &wire.updated_at };
     let mut file = RemoteFile {
         path,
         revision: Revision::new(&wire.revision),
-        digest: Digest::parse(&wire.content_hash),
+        digest,
         size,
         edited_at: stamp.parse().ok(),
         metadata: metadata(wire.mode, &wire.mtime, wire.symlink_target),
@@ -81,21 +97,39 @@ pub(super) fn metadata(mode: Option<u64>, mtime: &str, symlink: Option<String>) 
     Metadata {
         mode: mode.and_then(|mode| u32::try_from(mode & 0o7777).ok()),
         mtime: mtime.parse::<Timestamp>().ok(),
-        // No symbolic link has an empty target or one with NUL.
-        symlink: symlink.filter(|target| !target.is_empty() && !target.contains('\0')),
+        // No symbolic link has an empty target, a longer one, or one with NUL.
+        symlink: symlink.filter(|target| {
+            (1..=SYMLINK_BYTES_MAX).contains(&target.len()) && !target.contains('\0')
+        }),
     }
 }
 
+/// The beginning of a text.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
 /// The entries of one listing, checked, sorted by path bytes, without collisions among themselves.
-pub(super) fn listing(values: Vec<Value>, scope: &Scope) -> (Vec<RemoteEntry>, Vec<Skipped>) {
-    let mut entries = Vec::with_capacity(values.len());
+pub(super) fn listing(
+    items: Vec<Item<WireFile>>,
+    scope: &Scope,
+) -> (Vec<RemoteEntry>, Vec<Skipped>) {
+    let mut entries = Vec::with_capacity(items.len());
     let mut skipped = Vec::new();
-    for value in values {
-        let name = value.get("path").and_then(Value::as_str).unwrap_or("?").to_owned();
-        match entry(value, scope) {
-            Ok(Some(entry)) => entries.push(entry),
-            Ok(None) => {}
-            Err(reason) => skipped.push(Skipped { name, reason }),
+    for item in items {
+        match item {
+            Item::Read(wire) => {
+                let name = cut(&wire.path, NAME_SHOWN_BYTES_MAX).to_owned();
+                match entry(wire, scope) {
+                    Ok(Some(entry)) => entries.push(entry),
+                    Ok(None) => {}
+                    Err(reason) => skipped.push(Skipped { name, reason }),
+                }
+            }
+            Item::Bad(Bad { path, reason, .. }) => {
+                let name = cut(path.as_deref().unwrap_or("?"), NAME_SHOWN_BYTES_MAX).to_owned();
+                skipped.push(Skipped { name, reason });
+            }
         }
     }
     let (entries, collisions) = settle_names(entries);
@@ -104,8 +138,7 @@ pub(super) fn listing(values: Vec<Value>, scope: &Scope) -> (Vec<RemoteEntry>, V
 }
 
 /// One entry; `None` for what is there but not part of the mount.
-fn entry(value: Value, scope: &Scope) -> Result<Option<RemoteEntry>, String> {
-    let wire: WireFile = serde_json::from_value(value).map_err(|error| error.to_string())?;
+fn entry(wire: WireFile, scope: &Scope) -> Result<Option<RemoteEntry>, String> {
     let is_dir = wire.kind == "dir";
     let path = match scope.place(&wire.path) {
         Place::Inside(path) => path,
@@ -113,6 +146,7 @@ fn entry(value: Value, scope: &Scope) -> Result<Option<RemoteEntry>, String> {
         Place::Root => return Err("a file has the name of the mounted folder".into()),
         Place::Outside => return Ok(None),
         Place::Bad(error) => return Err(error.to_string()),
+        Place::TooDeep => return Err("path is deeper or longer than is taken".into()),
     };
     if is_dir {
         let mode = metadata(wire.mode, "", None).mode;
@@ -137,28 +171,17 @@ fn path_of(entry: &RemoteEntry) -> &WsPath {
 pub fn settle_names(mut entries: Vec<RemoteEntry>) -> (Vec<RemoteEntry>, Vec<Skipped>) {
     let rank = |entry: &RemoteEntry| matches!(entry, RemoteEntry::File(_));
     entries.sort_by(|a, b| path_of(a).cmp(path_of(b)).then(rank(a).cmp(&rank(b))));
-    let mut folders: HashSet<WsPath> = HashSet::new();
-    for entry in &entries {
-        let mut folder = path_of(entry).parent();
-        while let Some(path) = folder {
-            folder = path.parent();
-            if !folders.insert(path) {
-                break;
-            }
-        }
-    }
+    let covered = covered_files(&entries);
     let mut skipped = Vec::new();
     let mut settled: Vec<RemoteEntry> = Vec::with_capacity(entries.len());
-    for entry in entries {
+    for (entry, covered) in entries.into_iter().zip(covered) {
         let is_file = rank(&entry);
         let reason = match settled.last() {
             Some(last) if path_of(last) == path_of(&entry) => match rank(last) == is_file {
                 true => Some("listed twice"),
                 false => Some("a folder has this name, too"),
             },
-            _ if is_file && folders.contains(path_of(&entry)) => {
-                Some("a folder has this name, too")
-            }
+            _ if is_file && covered => Some("a folder has this name, too"),
             _ => None,
         };
         match reason {
@@ -172,10 +195,32 @@ pub fn settle_names(mut entries: Vec<RemoteEntry>) -> (Vec<RemoteEntry>, Vec<Ski
     (settled, skipped)
 }
 
+/// Of each entry, whether something lies below its name. Looks at neighbours only: the folders of
+/// all paths together may be far more than the paths.
+fn covered_files(entries: &[RemoteEntry]) -> Vec<bool> {
+    let text = |at: usize| path_of(&entries[at]).as_str();
+    // In the order of names rather than of bytes, what lies below a name follows it at once.
+    let names = |at: usize| text(at).bytes().map(|byte| if byte == b'/' { 0 } else { byte });
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.sort_by(|a, b| names(*a).cmp(names(*b)));
+    let mut covered = vec![false; entries.len()];
+    let mut next: Option<usize> = None;
+    for at in order.into_iter().rev() {
+        covered[at] = next.is_some_and(|next| match text(next).strip_prefix(text(at)) {
+            Some("") => covered[next],
+            Some(rest) => rest.starts_with('/'),
+            None => false,
+        });
+        next = Some(at);
+    }
+    covered
+}
+
 /// An event of the change stream, from a page or a frame.
 pub(super) fn event(wire: WireEvent, scope: &Scope) -> RemoteEvent {
     let WireEvent { event_id, timestamp, inline_content, file: mut wire } = wire;
     let fingerprint = format!("{}@{}", wire.path, wire.revision);
+    let fingerprint = cut(&fingerprint, FINGERPRINT_BYTES_MAX).to_owned();
     let change = match (scope.place(&wire.path), wire.kind.as_str()) {
         (Place::Inside(path), "file.created" | "file.updated") => {
             // Servers leave an empty content out of the frame.
@@ -195,16 +240,22 @@ pub(super) fn event(wire: WireEvent, scope: &Scope) -> RemoteEvent {
         }
         (Place::Inside(path), "directory.created") => Some(EventChange::DirCreated { path }),
         (Place::Inside(path), "directory.deleted") => Some(EventChange::DirDeleted { path }),
-        (Place::Inside(_) | Place::Root | Place::Outside | Place::Bad(_), _) => None,
+        (Place::Inside(_) | Place::Root | Place::Outside | Place::Bad(_) | Place::TooDeep, _) => {
+            None
+        }
     };
     RemoteEvent { id: EventId(event_id), change, fingerprint, at: timestamp.parse().ok() }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    fn items(values: Vec<Value>) -> Vec<Item<WireFile>> {
+        values.into_iter().map(|value| serde_json::from_str(&value.to_string()).unwrap()).collect()
+    }
 
     fn path(text: &str) -> WsPath {
         WsPath::parse(text).unwrap()
@@ -223,7 +274,7 @@ mod tests {
     #[test]
     fn bad_names_are_left_out_and_folders_win() {
         let (entries, skipped) = listing(
-            vec![
+            items(vec![
                 json!({"path": "/r/x", "type": "file", "revision": "rev_1"}),
                 json!({"path": "/r/x/y", "type": "file", "revision": "", "size": 8}),
                 json!({"path": "/r/x/y", "type": "file"}),
@@ -234,7 +285,7 @@ mod tests {
                 json!({"path": "/r", "type": "dir"}),
                 json!({"path": "/other", "type": "file"}),
                 json!("nonsense"),
-            ],
+            ]),
             &Scope::new(path("/r")),
         );
         let mut names: Vec<_> = skipped.iter().map(|skipped| skipped.name.as_str()).collect();
@@ -246,6 +297,16 @@ mod tests {
         let RemoteEntry::File(file) = &entries[1] else { panic!("{entries:?}") };
         assert_eq!((&file.path, file.size), (&path("/x/y"), Size::AtMost(8)));
         assert_eq!(file.revision, None);
+    }
+
+    #[test]
+    fn a_file_is_covered_by_what_lies_below_its_name() {
+        let paths = ["/a", "/a!", "/a!/b", "/a", "/a/b/c", "/a/b!", "/a/b", "/b", "/bc/d"];
+        let listed = paths.map(|path| json!({"path": path, "type": "file"}));
+        let (entries, skipped) = listing(items(listed.to_vec()), &Scope::new(WsPath::root()));
+        let left: Vec<_> = entries.iter().map(|entry| path_of(entry).as_str()).collect();
+        assert_eq!(left, ["/a!/b", "/a/b!", "/a/b/c", "/b", "/bc/d"]);
+        assert_eq!(skipped.len(), 4);
     }
 
     #[test]
@@ -263,12 +324,16 @@ mod tests {
         let (bad, reason) = file(path("/a"), wire(Digest::of(b"x").to_string()));
         assert!(reason.is_some());
         assert_eq!((bad.size, bad.body), (Size::AtMost(4), None));
+        let mut nothing = wire(Digest::of(b"x").to_string());
+        (nothing.content, nothing.size, nothing.byte_size) = (None, None, Some(0));
+        assert_eq!(file(path("/a"), nothing).0.size, Size::AtMost(u64::MAX));
     }
 
     #[test]
     fn events_map_to_changes_of_the_mount() {
-        let read =
-            |value: Value| event(serde_json::from_value(value).unwrap(), &Scope::new(path("/r")));
+        let read = |value: Value| {
+            event(serde_json::from_str(&value.to_string()).unwrap(), &Scope::new(path("/r")))
+        };
         let hash = Digest::of(b"").to_string();
         let empty = read(json!({"eventId": "evt_3", "type": "file.updated", "path": "/r/a",
             "revision": "rev_2", "contentHash": hash, "inlineContent": true}));

@@ -23,6 +23,15 @@ pub(super) const IDENTITY_TTL_S: u32 = 604_800;
 /// The kind of our identities.
 pub(super) const IDENTITY_KIND: &str = "mountd";
 
+/// What a reply to a bulk request may say of each change, beside its path.
+const REPLY_ENTRY_BYTES: u64 = 16 * 1024;
+
+/// How much longer than itself a path may be in a reply: all of it escaped.
+const REPLY_PATH_GROWTH: u64 = 6;
+
+/// What a reply to a bulk request may say of the whole.
+const REPLY_BYTES_FIXED: u64 = 256 * 1024;
+
 /// Longest JSON of an entry without its path, content, identity, symlink target and revisions.
 const ENTRY_BYTES_FIXED: u64 = 448;
 
@@ -277,6 +286,13 @@ pub(super) fn encoded_len(entry: &BulkEntry, scope: &Scope) -> u64 {
         BulkChange::MakeDir { .. } | BulkChange::RemoveDir => 0,
     };
     ENTRY_BYTES_FIXED + path(&entry.path) + variable
+}
+
+/// The longest reply to a bulk request that is read: each change is named, with what became of it.
+pub(super) fn bulk_reply_bytes_max(entries: &[&BulkEntry], scope: &Scope) -> u64 {
+    let path = |path: &WsPath| u64_of(scope.root().as_str().len() + path.as_str().len());
+    let named = |entry: &&BulkEntry| REPLY_ENTRY_BYTES + REPLY_PATH_GROWTH * path(&entry.path);
+    REPLY_BYTES_FIXED + entries.iter().map(named).sum::<u64>()
 }
 
 /// The bytes of `text` inside a JSON string, without its quotes.

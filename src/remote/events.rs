@@ -1,16 +1,17 @@
 //! The change stream over HTTP: its newest event, what follows a cursor, and one event by its id.
 
-use serde_json::Value;
-
 use super::check;
 use super::continuity::Witness;
 use super::http::HttpRemote;
 use super::scope::Scope;
-use super::wire::{WireEvent, WireEvents};
+use super::wire::{Bad, Item, WireEvent, WireEvents};
 use super::{Cursor, EventId, RemoteError, RemoteEvent};
 
 /// How many events a page is asked to hold; servers send no more.
 const PAGE_EVENTS: usize = 1000;
+
+/// The longest id of an event.
+const ID_BYTES_MAX: usize = 1024;
 
 /// How many pages back an event is looked for.
 const LOOK_BACK_PAGES: usize = 10;
@@ -27,15 +28,22 @@ pub(super) enum Message {
 }
 
 impl Message {
-    /// Reads a frame or one value of a page.
-    pub(super) fn read(value: Value, scope: &Scope) -> Self {
-        let id = value.get("eventId").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if id.is_empty() {
-            return Self::Noise;
-        }
-        match serde_json::from_value::<WireEvent>(value) {
-            Ok(wire) => Self::Event(Box::new(check::event(wire, scope))),
-            Err(_) => Self::Unreadable(EventId(id)),
+    /// Reads a frame; `None` when it is not JSON.
+    pub(super) fn of_frame(text: &str, scope: &Scope) -> Option<Self> {
+        Some(Self::of_item(serde_json::from_str(text).ok()?, scope))
+    }
+
+    /// Reads one value of a page.
+    fn of_item(item: Item<WireEvent>, scope: &Scope) -> Self {
+        let is_id = |id: &str| (1..=ID_BYTES_MAX).contains(&id.len());
+        match item {
+            Item::Read(wire) if is_id(&wire.event_id) => {
+                Self::Event(Box::new(check::event(wire, scope)))
+            }
+            Item::Bad(Bad { event_id: Some(id), .. }) if is_id(&id) => {
+                Self::Unreadable(EventId(id))
+            }
+            Item::Read(_) | Item::Bad(_) => Self::Noise,
         }
     }
 
@@ -156,11 +164,6 @@ impl HttpRemote {
                 });
             }
         };
-        let values = page.events.unwrap_or_default();
-        if values.len() > PAGE_EVENTS {
-            let message = "a page of events is too long".into();
-            return Err(RemoteError::Garbled { message }.into());
-        }
-        Ok(values.into_iter().map(|value| Message::read(value, &self.scope)).collect())
+        Ok(page.events.0.into_iter().map(|item| Message::of_item(item, &self.scope)).collect())
     }
 }

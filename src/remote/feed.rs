@@ -15,7 +15,7 @@ use super::continuity::{Continuity, Position, Step, Witness, judge, step};
 use super::events::{FeedError, Message};
 use super::http::HttpRemote;
 use super::socket::{self, Arrival, Socket};
-use super::{Capabilities, Cursor, FeedItem, FeedMode, RemoteError, RemoteEvent};
+use super::{Capabilities, Cursor, EventChange, FeedItem, FeedMode, RemoteError, RemoteEvent};
 
 /// The first wait before a new attempt is at most this long.
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -34,6 +34,15 @@ const TICKS_QUIET_MAX: u32 = 5;
 
 /// How many events are asked for at once.
 const PAGE_EVENTS: usize = 1000;
+
+/// Larger contents are never taken from the stream; servers send up to 1 MiB.
+const CONTENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// So many events may wait with such a content.
+const WITH_CONTENT_MAX: usize = 16;
+
+/// The largest content of an event that waits behind more.
+const QUEUED_BYTES_MAX: usize = 4 * 1024;
 
 /// Follows the stream from `start` on and reports into `out` until its other side is gone. `wake`
 /// cuts short the wait before the next attempt. Without a `start` the first item is a gap.
@@ -240,9 +249,9 @@ impl Feed {
     }
 
     async fn frame(&mut self, text: &str) -> Result<(), Trouble> {
-        let value = serde_json::from_str(text)
-            .map_err(|_| Trouble::from("a message of the stream is not JSON"))?;
-        match Message::read(value, &self.remote.scope) {
+        let message = Message::of_frame(text, &self.remote.scope)
+            .ok_or_else(|| Trouble::from("a message of the stream is not JSON"))?;
+        match message {
             Message::Noise => Ok(()),
             Message::Unreadable(id) => {
                 if step(&self.at, &id, false) == Step::Next {
@@ -347,10 +356,20 @@ impl Feed {
         !self.filtered && self.remote.offered() != Capabilities::default()
     }
 
-    async fn apply(&mut self, event: RemoteEvent) {
+    async fn apply(&mut self, mut event: RemoteEvent) {
+        self.shed(&mut event);
         let fingerprint = Some(event.fingerprint.clone());
         self.at = Position::After(Cursor { id: event.id.clone(), fingerprint });
         self.emit(FeedItem::Event(event)).await;
+    }
+
+    /// Events may arrive faster than they are applied; what waits must fit into memory. A content
+    /// that is left out is fetched when it is read.
+    fn shed(&self, event: &mut RemoteEvent) {
+        let Some(EventChange::Stored(file)) = &mut event.change else { return };
+        let waiting = self.out.max_capacity() - self.out.capacity();
+        let most = if waiting < WITH_CONTENT_MAX { CONTENT_BYTES_MAX } else { QUEUED_BYTES_MAX };
+        file.body.take_if(|body| body.len() > most);
     }
 
     /// An event that cannot be read may have been about anything.

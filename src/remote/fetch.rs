@@ -24,6 +24,12 @@ use crate::revision::Revision;
 /// The largest file that is moved as JSON, through memory.
 pub(super) const JSON_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// The longest raw reply that is taken without its length announced.
+const UNANNOUNCED_BYTES_MAX: u64 = JSON_FILE_BYTES_MAX;
+
+/// JSON replies longer than this are read one at a time.
+const LONG_REPLY_BYTES: u64 = 16 * 1024 * 1024;
+
 /// How much longer than its bytes a content can be in JSON: each one an escape of six characters.
 const ESCAPE_GROWTH: u64 = 6;
 
@@ -57,28 +63,39 @@ impl HttpRemote {
         &self,
         path: &WsPath,
         target: &Path,
+        bytes_max: u64,
     ) -> Result<Option<RemoteFile>, RemoteError> {
         let Some(mut reply) = self.get_file(path).await? else { return Ok(None) };
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut local = options.open(target).await.map_err(local_error)?;
+        let mut local = create(target).await?;
         if !self.offered().raw {
             let mut file = self.json_file(path, reply, JSON_FILE_BYTES_MAX).await?;
             let Some(body) = file.body.take() else {
                 let message = "the file is too large for this server's protocol".into();
                 return Err(RemoteError::Garbled { message });
             };
+            if length(&body) > bytes_max {
+                return Err(RemoteError::TooLarge);
+            }
             local.write_all(&body).await.map_err(local_error)?;
             local.flush().await.map_err(local_error)?;
             return Ok(Some(file));
         }
-        let mut file = raw_file(path, reply.headers(), content_length(&reply));
+        let announced = content_length(&reply);
+        // What does not say how long it is could go on for ever.
+        let most = bytes_max.min(announced.unwrap_or(UNANNOUNCED_BYTES_MAX));
+        if announced.is_some_and(|bytes| bytes > bytes_max) {
+            return Err(RemoteError::TooLarge);
+        }
+        let mut file = raw_file(path, reply.headers(), announced);
         let mut hasher = Hasher::default();
         let mut size = 0;
         let mut pace = Pace::default();
         while let Some(chunk) = self.transport.chunk(&mut reply, &mut pace).await? {
             hasher.update(&chunk);
             size += length(&chunk);
+            if size > most {
+                return Err(RemoteError::TooLarge);
+            }
             local.write_all(&chunk).await.map_err(local_error)?;
         }
         local.flush().await.map_err(local_error)?;
@@ -108,7 +125,11 @@ impl HttpRemote {
         bound: u64,
     ) -> Result<RemoteFile, RemoteError> {
         let revision = etag(reply.headers());
-        let size = Size::AtMost(content_length(&reply).unwrap_or(u64::MAX));
+        let announced = content_length(&reply).unwrap_or(u64::MAX);
+        let size = Size::AtMost(announced);
+        // Long ones one after the other, so that memory holds one.
+        let is_long = announced.min(bound) > LONG_REPLY_BYTES;
+        let _alone = if is_long { Some(self.long_reply.lock().await) } else { None };
         let bytes = match self.transport.body(reply, bound).await? {
             Body::Whole(bytes) => bytes,
             Body::OverBound if revision.is_some() => {
@@ -129,6 +150,14 @@ impl HttpRemote {
             (_, Some(reason)) => Err(RemoteError::Garbled { message: reason.to_owned() }),
         }
     }
+}
+
+/// Makes a local file, in place of whatever has the name. Never through a symbolic link.
+async fn create(target: &Path) -> Result<tokio::fs::File, RemoteError> {
+    drop(tokio::fs::remove_file(target).await);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(target).await.map_err(local_error)
 }
 
 /// A file as the headers of a raw reply describe it.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
-use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use url::{Host, Url};
 use super::credential::Credential;
 use super::scope::Scope;
 use super::transport::{Body, Transport, parse};
-use super::wire::{WireBulk, WireCapabilities};
+use super::wire::{Item, WireBulk, WireCapabilities};
 use super::{
     BulkEntry, Capabilities, Cursor, EventId, FeedItem, FilePut, ListPage, Outcome, Remote,
     RemoteError, RemoteFile, Reply, bulk, encode, feed,
@@ -60,7 +59,7 @@ impl HttpConfig {
             root: WsPath::root(),
             credential,
             request_timeout: Duration::from_secs(30),
-            response_bytes_max: 64 * 1024 * 1024,
+            response_bytes_max: 32 * 1024 * 1024,
             poll_interval: Duration::from_secs(5),
             agent: concat!("mountd/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -102,6 +101,8 @@ pub struct HttpRemote {
     pub(super) scope: Scope,
     pub(super) response_bytes_max: u64,
     pub(super) poll_interval: Duration,
+    /// Held while a long JSON reply is in memory.
+    pub(super) long_reply: tokio::sync::Mutex<()>,
     offered: RwLock<Capabilities>,
 }
 
@@ -121,6 +122,7 @@ impl HttpRemote {
             scope: Scope::new(config.root),
             response_bytes_max: config.response_bytes_max,
             poll_interval: config.poll_interval,
+            long_reply: tokio::sync::Mutex::default(),
             offered: RwLock::default(),
         })
     }
@@ -186,7 +188,8 @@ impl HttpRemote {
             Ok(reply) => reply,
             Err(refusal) => return Err(refusal.error()),
         };
-        match self.transport.body(reply, self.response_bytes_max).await? {
+        let most = encode::bulk_reply_bytes_max(sent, &self.scope).min(self.response_bytes_max);
+        match self.transport.body(reply, most).await? {
             Body::Whole(bytes) => Ok(bulk::outcomes(sent, &self.scope, parse::<WireBulk>(&bytes)?)),
             Body::OverBound => {
                 Err(RemoteError::Garbled { message: "the reply to a batch is too long".into() })
@@ -197,8 +200,10 @@ impl HttpRemote {
 
 /// Reads the names of capabilities; unknown ones are of no use and left out.
 fn capabilities_of(wire: WireCapabilities) -> Capabilities {
-    let names = wire.capabilities.unwrap_or_default();
-    let has = |name: &str| names.iter().filter_map(Value::as_str).any(|offered| offered == name);
+    let names = wire.capabilities.0;
+    let has = |name: &str| {
+        names.iter().any(|item| matches!(item, Item::Read(offered) if offered == name))
+    };
     Capabilities {
         unmodified_since: has("if-unmodified-since"),
         bulk_delete: has("bulk-delete"),
@@ -238,8 +243,9 @@ impl Remote for HttpRemote {
         &'a self,
         path: &'a WsPath,
         target: &'a std::path::Path,
+        bytes_max: u64,
     ) -> Reply<'a, Option<RemoteFile>> {
-        Box::pin(self.fetch_file(path, target))
+        Box::pin(self.fetch_file(path, target, bytes_max))
     }
 
     fn bulk<'a>(&'a self, entries: &'a [BulkEntry]) -> Reply<'a, Vec<Outcome>> {

@@ -10,18 +10,24 @@ use serde::{Deserialize, Serialize};
 use super::check;
 use super::http::HttpRemote;
 use super::transport::Body;
-use super::wire::WireTree;
+use super::wire::{List, WireTree};
 use super::{ListPage, RemoteEntry, RemoteError};
 use crate::path::WsPath;
 
 /// How deep one walk of the server goes.
 const DEPTH_MAX: usize = 100;
 
-/// How many entries a page may hold; servers send at most 1 000.
-const PAGE_ENTRIES_MAX: usize = 100_000;
+/// How long the server's cursor may be: it is the path of an entry.
+const CURSOR_BYTES_MAX: usize = 64 * 1024;
+
+/// How many entries an export may hold.
+const EXPORT_ENTRIES_MAX: usize = 100_000;
 
 /// How many folders may wait to be listed by themselves.
 const DEEP_FOLDERS_MAX: usize = 10_000;
+
+/// How long their paths may be together.
+const DEEP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Where a listing goes on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,14 +64,12 @@ impl HttpRemote {
             Ok(page) => page,
             Err(refusal) => return Err(refusal.error()),
         };
-        let values = page.entries.unwrap_or_default();
-        if values.len() > PAGE_ENTRIES_MAX {
-            return Err(RemoteError::Garbled { message: "a page of the tree is too long".into() });
-        }
-        let empty = values.is_empty();
-        let (entries, skipped) = check::listing(values, &self.scope);
+        let items = page.entries.0;
+        let empty = items.is_empty();
+        let (entries, skipped) = check::listing(items, &self.scope);
         position.deep.extend(deep_folders(&entries, &under));
-        if position.deep.len() > DEEP_FOLDERS_MAX {
+        let deep_bytes: usize = position.deep.iter().map(String::len).sum();
+        if position.deep.len() > DEEP_FOLDERS_MAX || deep_bytes > DEEP_BYTES_MAX {
             return Err(RemoteError::Garbled { message: "the tree is too deep to list".into() });
         }
         let after = page.next_cursor.filter(|after| !after.is_empty());
@@ -95,11 +99,11 @@ impl HttpRemote {
         let Ok(Body::Whole(bytes)) = self.transport.body(reply, bytes_max).await else {
             return Ok(None);
         };
-        let Ok(values) = serde_json::from_slice::<Vec<serde_json::Value>>(&bytes) else {
+        let Ok(List(items)) = serde_json::from_slice::<List<_, EXPORT_ENTRIES_MAX>>(&bytes) else {
             return Ok(None);
         };
         drop(bytes);
-        let (entries, skipped) = check::listing(values, &self.scope);
+        let (entries, skipped) = check::listing(items, &self.scope);
         let files = entries.iter().filter(|entry| matches!(entry, RemoteEntry::File(_))).count();
         let total_files = u64::try_from(files).ok();
         Ok(Some(ListPage { entries, skipped, next: None, total_files }))
@@ -125,7 +129,8 @@ fn following(
 ) -> Result<Option<Position>, RemoteError> {
     match after {
         Some(after) => {
-            if empty || position.after.as_ref().is_some_and(|before| after <= *before) {
+            let goes_back = position.after.as_ref().is_some_and(|before| after <= *before);
+            if empty || goes_back || after.len() > CURSOR_BYTES_MAX {
                 let message = "the listing goes round in circles".into();
                 return Err(RemoteError::Garbled { message });
             }

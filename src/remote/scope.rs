@@ -4,6 +4,12 @@
 
 use crate::path::{PathError, WsPath};
 
+/// How many folders deep a remote path may lie.
+pub(super) const LEVELS_MAX: usize = 1000;
+
+/// How long a remote path may be. The kernel takes 4 096 bytes at once, and more in steps.
+pub(super) const PATH_BYTES_MAX: usize = 16 * 1024;
+
 /// The remote folder below which everything of this mount lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Scope {
@@ -21,6 +27,9 @@ pub(super) enum Place {
     Outside,
     /// It cannot be mounted.
     Bad(PathError),
+    /// It is deeper or longer than anything that is taken from a server: each folder of a path
+    /// takes memory, whether or not it is ever looked at.
+    TooDeep,
 }
 
 impl Scope {
@@ -40,6 +49,9 @@ impl Scope {
 
     /// The place of a path that the server wrote.
     pub(super) fn place(&self, text: &str) -> Place {
+        if text.len() > PATH_BYTES_MAX || text.split('/').count() > LEVELS_MAX + 1 {
+            return Place::TooDeep;
+        }
         let path = match WsPath::parse(text) {
             Ok(path) => path,
             Err(error) => return Place::Bad(error),
@@ -66,6 +78,9 @@ mod tests {
         assert_eq!(scope.place("/r/s"), Place::Root);
         assert_eq!(scope.place("/r/sx"), Place::Outside);
         assert_eq!(scope.place("/r/s/../x"), Place::Bad(PathError::Dots));
+        assert!(matches!(scope.place(&"/d".repeat(LEVELS_MAX)), Place::Outside));
+        assert_eq!(scope.place(&"/d".repeat(LEVELS_MAX + 1)), Place::TooDeep);
+        assert_eq!(scope.place(&format!("/{}", "n/".repeat(PATH_BYTES_MAX))), Place::TooDeep);
         let whole = Scope::new(WsPath::root());
         assert_eq!(whole.remote(&path("/a")), path("/a"));
         assert_eq!(whole.place("/a"), Place::Inside(path("/a")));

@@ -25,7 +25,7 @@ use super::{EventId, RemoteError};
 
 /// Longest frame: 1 MiB of inline content, six times as long when every character is escaped, and
 /// room around it.
-const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How long a ping may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);

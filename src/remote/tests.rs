@@ -121,7 +121,7 @@ async fn a_name_that_bulk_would_trim_is_put_whole() {
         let stored = remote.put(put).await.unwrap();
         assert!(revision_of(&stored).is_some());
         let target = folder.path().join("g");
-        let file = remote.fetch_to(&entry.path, &target).await.unwrap().unwrap();
+        let file = remote.fetch_to(&entry.path, &target, u64::MAX).await.unwrap().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"\0x");
         assert_eq!(file.size, Size::Exact(2));
     })
@@ -138,7 +138,7 @@ async fn large_files_stream_and_a_stale_one_is_a_conflict() {
     std::fs::write(&source, &body).unwrap();
     let at = path("/large");
     let stored = remote.put(file_put(&at, &source, &body, Precondition::Absent)).await.unwrap();
-    let file = remote.fetch_to(&at, &target).await.unwrap().unwrap();
+    let file = remote.fetch_to(&at, &target, u64::MAX).await.unwrap().unwrap();
     assert_eq!(
         (file.revision.clone(), file.digest),
         (revision_of(&stored), Some(Digest::of(&body)))

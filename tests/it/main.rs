@@ -18,6 +18,7 @@ mod batching;
 mod conflicts;
 mod control;
 mod failures;
+mod hostile;
 mod link;
 mod names;
 mod programs;

@@ -5,6 +5,7 @@ pub mod hooks;
 pub mod load;
 pub mod mount;
 pub mod observe;
+pub mod proxy;
 pub mod server;
 pub mod tree;
 

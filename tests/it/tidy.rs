@@ -63,7 +63,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("fuser", &["fuse"]),
     ("ignore", &["ignore_rules"]),
     ("mountctl", &["config", "control", "daemon", "main", "report", "serve"]),
-    ("nix", &["control", "daemon", "engine", "failpoints", "fs", "fuse", "main"]),
+    ("nix", &["content", "control", "daemon", "engine", "failpoints", "fs", "fuse", "main"]),
     ("notify", &["watch"]),
     ("rand", &["daemon", "engine", "remote"]),
     ("reqwest", &["remote"]),

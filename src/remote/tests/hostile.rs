@@ -1,15 +1,19 @@
 //! Peers that redirect, cut, drip, flood and lie.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use super::super::credential::Credential;
 use super::super::http::HttpRemote;
-use super::super::{Outcome, Remote as _, RemoteError};
+use super::super::{FeedItem, Outcome, Remote as _, RemoteError};
 use super::support::{TOKEN, config, path, put_entry};
+use crate::revision::Precondition;
 
 /// Answers every connection with these bytes, then closes or stays silent.
 async fn peer(reply: String, stay: bool) -> SocketAddr {
@@ -57,14 +61,89 @@ async fn list_error(reply: String, stay: bool) -> RemoteError {
     remote_at(peer(reply, stay).await).list(None).await.unwrap_err()
 }
 
+/// Wherever a redirect leads, to another host, port or scheme or round in a circle, it is not
+/// followed, whatever was asked; what the address holds beside the host is not repeated.
 #[tokio::test]
 async fn redirects_are_not_followed_and_name_only_the_host() {
-    let reply = "HTTP/1.1 302 Found\r\nLocation: https://evil.example/x?token=abc\r\n\
-                 Content-Length: 0\r\n\r\n";
-    let RemoteError::Untrusted { message } = list_error(reply.into(), false).await else {
-        panic!("followed")
-    };
-    assert!(message.contains("evil.example") && !message.contains("abc"), "{message}");
+    let hits = Arc::new(AtomicUsize::new(0));
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let elsewhere = format!("http://{}/x?token=abc", other.local_addr().unwrap());
+    let counter = Arc::clone(&hits);
+    tokio::spawn(async move {
+        while other.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    for (status, location, host) in [
+        (302, "https://evil.example/x?token=abc", "evil.example"),
+        (301, elsewhere.as_str(), "127.0.0.1"),
+        (307, "/v1/workspaces/ws%20one/fs/tree", "127.0.0.1"),
+        (308, "ftp://u:abc@evil.example/", "evil.example"),
+        (303, "?abc", "127.0.0.1"),
+        (300, "data:abc,", "an unnamed host"),
+    ] {
+        let reply =
+            format!("HTTP/1.1 {status} X\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+        let remote = Arc::new(remote_at(peer(reply, false).await));
+        let target = std::env::temp_dir().join("never-made");
+        let errors = [
+            remote.list(None).await.unwrap_err(),
+            remote.newest_event().await.unwrap_err(),
+            remote.export(9).await.unwrap_err(),
+            remote.bulk(&[put_entry("/a", b"x")]).await.unwrap_err(),
+            remote.fetch_to(&path("/a"), &target, 9).await.unwrap_err(),
+            remote.delete(&path("/a"), Precondition::Absent).await.unwrap_err(),
+        ];
+        for error in errors {
+            let RemoteError::Untrusted { message } = error else { panic!("followed: {error}") };
+            assert!(message.contains(host) && !message.contains("abc"), "{message}");
+        }
+        let (out, mut items) = mpsc::channel(8);
+        tokio::spawn(Arc::clone(&remote).feed(None, Arc::default(), out));
+        let Some(FeedItem::Down { reason }) = items.recv().await else { panic!("followed") };
+        assert!(reason.contains(host) && !reason.contains("abc"), "{reason}");
+    }
+    assert_eq!(hits.load(Ordering::Relaxed), 0, "the other port was visited");
+}
+
+/// A byte now and then keeps no request alive: there is a deadline for the whole.
+#[tokio::test]
+async fn a_reply_that_drips_is_given_up() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let remote = remote_at(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut n = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            n += 1;
+            let head = n % 2 == 1;
+            tokio::spawn(async move {
+                let start = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+                let body = if head { "" } else { "Content-Length: 4000\r\n\r\n" };
+                let mut next = format!("{start}{body}").into_bytes();
+                let drip = if head { b"X: y\r\n".to_vec() } else { b" ".to_vec() };
+                while stream.write_all(&next).await.is_ok() {
+                    next.clone_from(&drip);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+    });
+    for _ in 0..2 {
+        let asked = tokio::time::timeout(Duration::from_secs(20), remote.list(None)).await;
+        let error = asked.expect("given up").unwrap_err();
+        let unknown = matches!(error, RemoteError::Unreachable { maybe_applied: true, .. });
+        assert!(unknown, "{error:?}");
+    }
+}
+
+/// A name that cannot be resolved is a connection that cannot be made: nothing was sent.
+#[tokio::test]
+async fn a_name_without_an_address_is_out_of_reach() {
+    let mut config = config(([127, 0, 0, 1], 1).into(), Credential::new(Some(TOKEN.into())));
+    config.base = url::Url::parse("https://no-such-host.invalid/").unwrap();
+    config.request_timeout = Duration::from_secs(10);
+    let error = HttpRemote::new(config).unwrap().list(None).await.unwrap_err();
+    assert!(matches!(error, RemoteError::Unreachable { .. }), "{error:?}");
 }
 
 #[tokio::test]
