@@ -185,8 +185,8 @@ impl Core {
                     self.put_node(ino, changes);
                 }
                 let Some(record) = record else { return };
-                // Without a revision the next change must recognise these bytes as ours.
-                if let (None, Some(digest)) = (revision, digest) {
+                // The next change recognises these bytes as ours, under whatever revision.
+                if let Some(digest) = digest {
                     self.outbox.mark(&item.path, |slot| slot.record.note_sent(digest));
                 }
                 if revision.is_none() && record.op == Op::Put {
