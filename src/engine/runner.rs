@@ -17,7 +17,7 @@ use super::plan::Task;
 use super::shared::{Notice, NoticeKind, Shared};
 use super::standing::Resumed;
 use crate::path::WsPath;
-use crate::record::{RecordState, Seq};
+use crate::record::{Record, RecordState, Seq};
 use crate::remote::{Capabilities, Cursor, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent};
 
 /// How often a connection is tried while the server cannot be reached: what lets the replay start
@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// Events that may wait for the runner.
 pub const FEED_MAX: usize = 1024;
+
+/// Events that are taken up between two plans at most.
+const FEED_IN_A_ROW: usize = 64;
 
 /// Commands that may wait for the runner.
 pub const COMMANDS_MAX: usize = 64;
@@ -200,7 +203,7 @@ impl Runner {
                         ),
                     }
                 }
-                Some(item) = self.feed.recv(), if listening => self.heard(item),
+                Some(item) = self.feed.recv(), if listening => self.heard_in_a_row(item),
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => return,
@@ -421,6 +424,20 @@ impl Runner {
         }
     }
 
+    /// Takes what the feed has at once: a plan for each event would cost more than the events.
+    fn heard_in_a_row(&mut self, first: FeedItem) {
+        self.heard(first);
+        for _ in 1..FEED_IN_A_ROW {
+            if self.listing != Listing::Idle {
+                return;
+            }
+            match self.feed.try_recv() {
+                Ok(item) => self.heard(item),
+                Err(_) => return,
+            }
+        }
+    }
+
     fn heard(&mut self, item: FeedItem) {
         match item {
             FeedItem::Live(mode) => {
@@ -533,8 +550,13 @@ impl Runner {
         let core = self.shared.core();
         let mut waiting = Vec::new();
         for waiter in self.waiters.drain(..) {
-            let remaining = remaining(&core, waiter.path.as_ref(), waiter.upto);
-            if remaining > 0 && now < waiter.deadline && !waiter.reply.is_closed() {
+            // Of very many records the first one tells that some are left; counted is once.
+            let is_over = now >= waiter.deadline || waiter.reply.is_closed();
+            let remaining = {
+                let mut left = left(&core, waiter.path.as_ref(), waiter.upto);
+                if is_over { left.count() } else { usize::from(left.next().is_some()) }
+            };
+            if remaining > 0 && !is_over {
                 waiting.push(waiter);
                 continue;
             }
@@ -567,13 +589,17 @@ impl Runner {
 }
 
 /// Records up to `upto`, at or below `path`, that are still to be sent; parked ones not counted.
-#[must_use]
-pub fn remaining(core: &Core, path: Option<&WsPath>, upto: Seq) -> usize {
-    let concerned = |at: &WsPath| path.is_none_or(|path| at.is_within(path));
+fn left<'a>(
+    core: &'a Core,
+    path: Option<&'a WsPath>,
+    upto: Seq,
+) -> impl Iterator<Item = &'a Record> {
+    let concerned = move |at: &WsPath| path.is_none_or(|path| at.is_within(path));
     core.outbox
         .lanes()
-        .filter(|(at, _)| concerned(at))
+        .filter(move |(at, _)| concerned(at))
         .flat_map(|(_, lane)| lane.records())
-        .filter(|record| record.seq <= upto && !matches!(record.state, RecordState::Parked { .. }))
-        .count()
+        .filter(move |record| {
+            record.seq <= upto && !matches!(record.state, RecordState::Parked { .. })
+        })
 }
