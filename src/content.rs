@@ -6,6 +6,7 @@
 //! *Blocking:* disk.
 
 pub mod open;
+pub mod unsynced;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -16,10 +17,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::node::{BlobId, FileId, Ino};
+use crate::node::{BlobId, FileId};
 use crate::store::{Store, StoreError};
 
 pub use self::open::{OpenFile, OpenFiles};
+use self::unsynced::Unsynced;
 
 /// Small contents kept in memory, so that sending what was just written reads no disk; bytes.
 const CACHE_BYTES_MAX: usize = 64 << 20;
@@ -31,8 +33,8 @@ pub struct Contents {
     store: Store,
     cache: Mutex<Cache>,
     trash: Arc<Mutex<Vec<FileId>>>,
-    /// Working files that were sealed and are not on stable storage yet.
-    unsynced: Mutex<HashMap<Ino, Arc<File>>>,
+    /// Working files that are not on stable storage yet.
+    pub unsynced: Arc<Unsynced>,
     /// What is open.
     pub open: OpenFiles,
 }
@@ -51,12 +53,18 @@ impl Contents {
     /// When the folder cannot be made.
     pub fn open(folder: &Path, store: Store) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        if let Some(above) = folder.parent() {
+            File::open(above)?.sync_all()?;
+        }
+        let unsynced = Arc::new(Unsynced::new(folder));
+        let before = Arc::clone(&unsynced);
+        store.before_sync(Box::new(move || before.sync_all()));
         Ok(Self {
             folder: folder.to_owned(),
             store,
             cache: Mutex::default(),
             trash: Arc::default(),
-            unsynced: Mutex::default(),
+            unsynced,
             open: OpenFiles::default(),
         })
     }
@@ -73,13 +81,19 @@ impl Contents {
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.parse().ok()).map(FileId);
             match id.filter(|id| used.contains(id)) {
-                Some(id) => drop(lengths.insert(id, entry.metadata()?.len())),
+                Some(id) => {
+                    // After a crash its newest bytes may be with the kernel only.
+                    let file = File::open(entry.path())?;
+                    file.sync_data()?;
+                    lengths.insert(id, file.metadata()?.len());
+                }
                 None => {
                     failpoint!("start.sweep");
                     std::fs::remove_file(entry.path())?;
                 }
             }
         }
+        self.unsynced.sync_folder()?;
         Ok(lengths)
     }
 
@@ -133,7 +147,9 @@ impl Contents {
     pub fn create_file(&self, id: FileId) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        options.open(self.file_path(id))
+        let file = options.open(self.file_path(id))?;
+        self.unsynced.created(&file)?;
+        Ok(file)
     }
 
     /// Opens the working file `id`; never through a symbolic link.
@@ -144,47 +160,6 @@ impl Contents {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
         options.open(self.file_path(id))
-    }
-
-    /// Makes names in the folder durable.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
-    }
-
-    /// Has a working file made durable by the next [`Contents::sync_files`].
-    pub fn note_unsynced(&self, ino: Ino, file: &Arc<File>) {
-        self.unsynced().insert(ino, Arc::clone(file));
-    }
-
-    /// Whether [`Contents::sync_files`] has anything to do.
-    #[must_use]
-    pub fn has_unsynced(&self) -> bool {
-        !self.unsynced().is_empty()
-    }
-
-    /// Makes sealed working files durable; what fails is tried again next time.
-    pub fn sync_files(&self) {
-        let files = std::mem::take(&mut *self.unsynced());
-        if files.is_empty() {
-            return;
-        }
-        for (ino, file) in files {
-            if let Err(error) = sync_data(&file) {
-                tracing::error!(ino = ino.0, %error, "sync of a working file");
-                self.unsynced().entry(ino).or_insert(file);
-            }
-        }
-        if let Err(error) = self.sync_folder() {
-            tracing::error!(%error, "sync of the folder of working files");
-        }
-        failpoint!("content.sync.after");
-    }
-
-    fn unsynced(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Arc<File>>> {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has working files removed by the next [`Contents::empty_trash`].
@@ -233,9 +208,4 @@ impl Contents {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
-}
-
-fn sync_data(file: &File) -> io::Result<()> {
-    failpoint!("content.sync", |errno| Err(io::Error::from_raw_os_error(errno)));
-    file.sync_data()
 }

@@ -331,6 +331,9 @@ async fn flush(
     let asked = control.ask(|reply| Command::Flush { path: path.clone(), timeout, reply }).await;
     match asked {
         Ok(flushed) => {
+            if let Err(error) = control.sync().await {
+                return control.failure(began, error);
+            }
             let reply = control.flush_reply(flushed, path.as_ref());
             control.success(schema::FLUSH, began, reply)
         }
@@ -343,6 +346,17 @@ impl Control {
         let shared = Arc::clone(&self.shared);
         let sealed = tokio::task::spawn_blocking(move || shared.seal_all()).await;
         match sealed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),
+            Err(error) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),
+        }
+    }
+
+    /// Makes what was accepted durable here, too: what is shown after power loss is not older.
+    async fn sync(&self) -> Result<(), ErrorBody> {
+        let (tell, told) = oneshot::channel();
+        self.shared.store.sync(Box::new(move |result| drop(tell.send(result))));
+        match told.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),
             Err(error) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),

@@ -423,12 +423,7 @@ async fn stop_mount(
     seal(shared).await;
     let store = shared.store.clone();
     shared.contents.empty_trash();
-    let parts = Arc::clone(shared);
-    let closed = tokio::task::spawn_blocking(move || {
-        parts.contents.sync_files();
-        failpoint!("stop.synced");
-        store.close()
-    });
+    let closed = tokio::task::spawn_blocking(move || store.close());
     let closed = closed.await;
     failpoint!("stop.closed");
     if let Ok(Err(error)) = closed {

@@ -44,7 +44,6 @@ pub const POINTS: &[&str] = &[
     "fs.flush",
     "fs.release",
     "fs.fsync.data",
-    "fs.fsync.folder",
     "fs.fsync.sealed",
     "fs.fsyncdir",
     // A small content grows into a working file.
@@ -73,8 +72,10 @@ pub const POINTS: &[&str] = &[
     "store.sync",
     "store.sync.after",
     "store.checkpoint",
+    "store.checkpoint.copy",
     "store.checkpoint.after",
     "content.sync",
+    "content.sync.folder",
     "content.sync.after",
     "trash.remove",
     "trash.removed",
@@ -117,7 +118,6 @@ pub const POINTS: &[&str] = &[
     "stop.sealed",
     "stop.drained",
     "stop.unmounted",
-    "stop.synced",
     "stop.closed",
     // The server.
     "server.start.swept",

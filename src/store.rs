@@ -70,6 +70,9 @@ impl From<rusqlite::Error> for StoreError {
 /// Called once with what became of a submission, on a thread of the store.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// What must be durable before rows are; see [`Store::before_sync`].
+pub type BeforeSync = Box<dyn Fn() -> std::io::Result<()> + Send + Sync>;
+
 /// A handle to the store; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -142,6 +145,11 @@ impl Store {
     /// all who wait at the time.
     pub fn sync(&self, done: Done) {
         self.writer.sync(done);
+    }
+
+    /// Has `before` run before rows are made durable: what they speak of must be there first. Once.
+    pub fn before_sync(&self, before: BeforeSync) {
+        self.writer.before_sync(before);
     }
 
     /// Submits rows and waits until they are committed, or synced when `durable`.

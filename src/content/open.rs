@@ -48,6 +48,8 @@ pub struct OpenState {
     pub writers: u32,
     /// The record of the last seal waits for the file to be closed.
     pub held: bool,
+    /// Its working file was made since it was opened, and is not on stable storage as a whole.
+    pub fresh: bool,
     /// Counts changes, so that a reader of the whole can tell whether it saw one version.
     pub generation: u64,
 }
@@ -162,6 +164,7 @@ impl OpenFile {
                 dirty_since: None,
                 writers: 0,
                 held: false,
+                fresh: false,
                 generation: 0,
             }),
         }

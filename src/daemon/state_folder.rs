@@ -120,7 +120,16 @@ pub(super) fn check_identity(config: &Config) -> Result<(), Report> {
 pub(super) fn make_private(folder: &Path) -> Result<(), Report> {
     let make = || -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+        // What is synced in a folder is of no use when the folder's name is lost.
+        for above in folder.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            match File::open(above) {
+                Ok(above) => above.sync_all()?,
+                // Not ours to look at, so not made by us.
+                Err(_) => break,
+            }
+        }
+        Ok(())
     };
     make().map_err(|error| {
         Report::new(

@@ -154,6 +154,10 @@ impl Shared {
         failpoint!("fetch.streamed");
         tokio::fs::rename(&target, self.contents.file_path(id)).await.map_err(disk)?;
         failpoint!("fetch.renamed");
+        let named = self.contents.open_file(id).map_err(disk)?;
+        let unsynced = Arc::clone(&self.contents.unsynced);
+        let synced = tokio::task::spawn_blocking(move || unsynced.sync_file(&named)).await;
+        synced.map_err(std::io::Error::other).and_then(|synced| synced).map_err(disk)?;
         Ok(Some((file, id)))
     }
 
@@ -187,10 +191,10 @@ impl Shared {
             let large = (len > SMALL_MAX)
                 .then(|| FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows))));
             if let Some(id) = large {
-                let written = self
-                    .contents
-                    .create_file(id)
-                    .and_then(|mut target| std::io::Write::write_all(&mut target, bytes));
+                let written = self.contents.create_file(id).and_then(|mut target| {
+                    std::io::Write::write_all(&mut target, bytes)?;
+                    self.contents.unsynced.sync_file(&target)
+                });
                 written.map_err(|error| FetchError::Disk(error.to_string()))?;
                 failpoint!("fetch.written");
             }

@@ -145,7 +145,6 @@ pub struct Outbox {
     bytes: u64,
     parked: usize,
     flight: usize,
-    removals: usize,
     records: usize,
     last_change_at: Duration,
 }
@@ -244,12 +243,6 @@ impl Outbox {
     #[must_use]
     pub fn parked(&self) -> usize {
         self.parked
-    }
-
-    /// Records that remove a file.
-    #[must_use]
-    pub fn removals(&self) -> usize {
-        self.removals
     }
 
     /// Records in flight.
@@ -494,9 +487,6 @@ impl Outbox {
         }
         if let (Op::Put, Some(ino)) = (record.op, record.ino) {
             tally(&mut self.puts, ino, add);
-        }
-        if record.op == Op::Delete {
-            step(&mut self.removals);
         }
         for blob in record.blobs() {
             tally(&mut self.blobs, blob, add);

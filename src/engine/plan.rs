@@ -268,6 +268,4 @@ impl Core {
 }
 
 #[cfg(test)]
-mod backlog;
-#[cfg(test)]
 mod tests;

@@ -25,6 +25,9 @@ impl Shared {
     /// Seals what the file holds, if it changed. `done` is called when it is safe against a crash;
     /// at once when nothing changed. With `hold` the record waits for the file to be closed.
     pub fn seal(&self, ino: Ino, state: &mut OpenState, hold: bool, done: Done) {
+        if let Err(error) = self.settle_fresh(state, hold) {
+            return done(Err(of_disk(&error)));
+        }
         if state.dirty_since.is_none() {
             if state.held && !hold {
                 state.held = false;
@@ -51,8 +54,10 @@ impl Shared {
                 return;
             }
         };
-        if let Body::Disk(file) = &state.body {
-            self.contents.note_unsynced(ino, file);
+        if let Body::Disk(file) = &state.body
+            && let Err(error) = self.contents.unsynced.note(file)
+        {
+            return done(Err(of_disk(&error)));
         }
         let mtime = state.mtime;
         failpoint!("seal.begin");
@@ -85,6 +90,19 @@ impl Shared {
             Err(((), done)) => done(Ok(())),
         }
         self.nudge.notify_one();
+    }
+
+    /// A new working file is durable before it counts as whole; what is changed in place later is
+    /// synced before the rows that speak of it are.
+    fn settle_fresh(&self, state: &mut OpenState, hold: bool) -> io::Result<()> {
+        if let Body::Disk(file) = &state.body
+            && state.fresh
+            && !hold
+        {
+            self.contents.unsynced.sync_file(file)?;
+            state.fresh = false;
+        }
+        Ok(())
     }
 
     /// The file was closed without further changes: what was sealed meanwhile may go.
@@ -168,6 +186,7 @@ impl Shared {
         failpoint!("spill.created");
         std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0)?;
         failpoint!("spill.copied");
+        self.contents.unsynced.sync_file(&file)?;
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
         let mtime = state.mtime;
@@ -183,6 +202,7 @@ impl Shared {
         told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
         failpoint!("spill.committed");
         state.body = Body::Disk(Arc::new(file));
+        state.fresh = true;
         state.held = true;
         Ok(())
     }
@@ -254,6 +274,14 @@ impl Shared {
             core.set_rules(rules, now, changes);
         });
         self.nudge.notify_one();
+    }
+}
+
+/// What a call is told that failed at a working file.
+fn of_disk(error: &io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+        _ => StoreError::Failed(format!("working file: {error}")),
     }
 }
 

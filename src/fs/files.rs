@@ -293,12 +293,18 @@ impl Fs {
 
     fn sync_file(&self, file: &Arc<OpenFile>, reply: Reply<()>) {
         let mut state = file.lock();
+        // Also for who only opened it: an earlier sync of it may have failed.
+        if let Err(error) = load(&self.shared, file.ino, &mut state) {
+            drop(state);
+            return reply(Err(error));
+        }
         if let Body::Disk(disk) = &state.body
             && let Err(error) = sync_disk(&self.shared, disk)
         {
             drop(state);
             return reply(Err(error.into()));
         }
+        state.fresh = false;
         let shared = Arc::clone(&self.shared);
         self.shared.seal(
             file.ino,
@@ -333,10 +339,8 @@ impl Fs {
 
 /// Makes a working file and its name durable.
 fn sync_disk(shared: &Shared, disk: &std::fs::File) -> std::io::Result<()> {
-    failpoint!("fs.fsync.data", |errno| Err(std::io::Error::from_raw_os_error(errno)));
-    disk.sync_data()?;
-    failpoint!("fs.fsync.folder");
-    shared.contents.sync_folder()
+    failpoint!("fs.fsync.data");
+    shared.contents.unsynced.sync_file(disk)
 }
 
 fn to_reply(reply: Reply<()>) -> Done {

@@ -9,14 +9,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::rows::newest_only;
-use super::{Done, Row, StoreError};
+use super::{BeforeSync, Done, Row, StoreError};
+use crate::node::Content;
 
 /// Bound of the time after which a commit is on stable storage without anybody asking
 /// (`docs/semantics.md`, section 1).
@@ -39,6 +41,13 @@ struct Shared {
     syncs: Mutex<Syncs>,
     sync_work: Condvar,
     log: PathBuf,
+    /// What is to be made durable before the log is.
+    before_sync: OnceLock<BeforeSync>,
+    /// Held while rows that speak of working files are committed, and from the moment at which the
+    /// files are durable until the log is: no such row gets into the log in between.
+    gate: Mutex<()>,
+    /// A sync of the log failed: what it holds is safe only once a checkpoint copied it.
+    doubt: AtomicBool,
 }
 
 #[derive(Default)]
@@ -78,6 +87,9 @@ impl Writer {
             syncs: Mutex::default(),
             sync_work: Condvar::new(),
             log: PathBuf::from(log),
+            before_sync: OnceLock::new(),
+            gate: Mutex::default(),
+            doubt: AtomicBool::new(false),
         });
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
@@ -124,6 +136,10 @@ impl Writer {
         );
     }
 
+    pub(super) fn before_sync(&self, before: BeforeSync) {
+        drop(self.shared.before_sync.set(before));
+    }
+
     pub(super) fn checkpoint(&self) {
         lock(&self.shared.queue).checkpoint = true;
         self.shared.work.notify_one();
@@ -168,7 +184,9 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
             (done, std::mem::take(&mut queue.checkpoint), queue.stop)
         };
         newest_only(&mut rows);
+        let gate = name_files(&rows).then(|| lock(&shared.gate));
         let result = if rows.is_empty() { Ok(()) } else { commit(&mut connection, &rows) };
+        drop(gate);
         match &result {
             Ok(()) => {
                 if !rows.is_empty() {
@@ -189,13 +207,7 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
         }
         if (checkpoint || log_bytes_seen > LOG_BYTES_MAX) && result.is_ok() {
             log_bytes_seen = 0;
-            failpoint!("store.checkpoint");
-            if let Err(error) =
-                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
-            {
-                tracing::warn!(%error, "checkpoint");
-            }
-            failpoint!("store.checkpoint.after");
+            shared.checkpoint(&connection);
         }
         if stop && rows.is_empty() {
             return;
@@ -255,7 +267,7 @@ fn sync_loop(shared: &Shared) {
             syncs.unsynced = false;
             (std::mem::take(&mut syncs.waiting), syncs.stop)
         };
-        let result = sync_log(&shared.log);
+        let result = shared.make_durable();
         if let Err(error) = &result {
             tracing::error!(%error, "sync of the state database");
             lock(&shared.syncs).unsynced = true;
@@ -268,6 +280,63 @@ fn sync_loop(shared: &Shared) {
             return;
         }
     }
+}
+
+impl Shared {
+    /// Makes every commit durable, and before them the files they speak of.
+    fn make_durable(&self) -> Result<(), StoreError> {
+        // Most of it while commits go on, the rest while they wait.
+        self.sync_files()?;
+        let _gate = lock(&self.gate);
+        self.sync_files()?;
+        if self.doubt.load(Ordering::Acquire) {
+            // The kernel may have dropped what it could not write, and would not say so again.
+            lock(&self.queue).checkpoint = true;
+            self.work.notify_one();
+            return Err(StoreError::Failed("an earlier sync of the log failed".to_owned()));
+        }
+        let synced = sync_log(&self.log);
+        self.doubt.store(synced.is_err(), Ordering::Release);
+        synced
+    }
+
+    fn sync_files(&self) -> Result<(), StoreError> {
+        let synced = self.before_sync.get().map_or(Ok(()), |before| before());
+        synced.map_err(|error| StoreError::Failed(format!("sync of working files: {error}")))
+    }
+
+    /// Moves the log into the database file, which makes it durable.
+    fn checkpoint(&self, connection: &Connection) {
+        failpoint!("store.checkpoint");
+        // Of the writer's thread, so nothing is committed in between.
+        if let Err(error) = self.sync_files() {
+            tracing::error!(%error, "no checkpoint");
+            return;
+        }
+        match copy_log(connection) {
+            Ok(false) => self.doubt.store(false, Ordering::Release),
+            Ok(true) => tracing::debug!("checkpoint while the log is read"),
+            Err(error) => tracing::warn!(%error, "checkpoint"),
+        }
+        failpoint!("store.checkpoint.after");
+    }
+}
+
+/// Copies the log into the database file; whether readers kept it from being done altogether.
+fn copy_log(connection: &Connection) -> rusqlite::Result<bool> {
+    failpoint!("store.checkpoint.copy", |_errno| Err(rusqlite::Error::InvalidQuery));
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+}
+
+/// Whether rows speak of bytes that are in no row.
+fn name_files(rows: &[Row]) -> bool {
+    let names = |row: &Row| match row {
+        Row::PutNode(node) => {
+            node.body().is_some_and(|body| matches!(body.content, Content::File(_)))
+        }
+        _ => false,
+    };
+    rows.iter().any(names)
 }
 
 /// Makes every commit in the log durable. The checkpoint syncs the log itself before it copies

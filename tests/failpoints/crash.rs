@@ -55,10 +55,12 @@ fn plan(point: &str) -> (Story, &'static [usize]) {
         _ if point.starts_with("start.") => (Story::Again, &[1]),
         "seal.begin" | "seal.submitted" => (Story::Small, &[1, 3]),
         "step.submitted" => (Story::Small, &[1, 2, 4, 7]),
-        "store.checkpoint" | "store.checkpoint.after" => (Story::Small, &[1]),
+        "store.checkpoint" | "store.checkpoint.copy" | "store.checkpoint.after" => {
+            (Story::Small, &[1])
+        }
         _ if point.starts_with("store.commit.") => (Story::Small, &[1, 2, 4, 7]),
         "fs.write.disk" | "fs.write.disk.after" => (Story::Large, &[1, 3]),
-        "fs.fsync.data" | "fs.fsync.folder" => (Story::Large, &[1]),
+        "fs.fsync.data" | "content.sync.folder" => (Story::Large, &[1]),
         "disk_write.noted" | "content.sync" | "content.sync.after" => (Story::Large, &[1]),
         _ if point.starts_with("spill.") => (Story::Large, &[1, 2]),
         _ if point.starts_with("trash.") => (Story::Large, &[1]),

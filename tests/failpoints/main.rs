@@ -13,6 +13,8 @@
 )]
 
 mod crash;
+mod failing;
+mod power;
 mod run;
 mod serve;
 mod world;

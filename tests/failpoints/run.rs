@@ -90,16 +90,15 @@ impl Run {
             Err(error) => {
                 let done = |(now, due): &(World, World)| (op.after(now), op.after(due));
                 let done: Vec<_> = self.pairs.iter().map(done).collect();
-                let mut pairs = [self.pairs.clone(), done.clone()].concat();
-                for (now, due) in &self.pairs {
-                    if let (Some(now), Some(due)) = (op.cut_short(now), op.cut_short(due)) {
-                        pairs.push((now, due));
-                    }
-                }
-                self.pairs = pairs;
+                let begun = |(now, due): &(World, World)| op.cut_short(now).zip(op.cut_short(due));
+                let begun: Vec<_> = self.pairs.iter().filter_map(begun).collect();
+                self.pairs = [self.pairs.clone(), done.clone(), begun.clone()].concat();
                 assert_eq!(self.victim, Victim::Daemon, "{op:?}: {error}\n{}", self.a.log());
                 self.recover(&format!("{op:?} failed with {error}"));
-                if !done.iter().any(|pair| self.pairs.contains(pair)) {
+                if done.iter().any(|pair| self.pairs.contains(pair)) {
+                    // Done altogether, so not only begun.
+                    self.pairs.retain(|pair| !begun.contains(pair));
+                } else {
                     self.op(op);
                 }
             }

@@ -23,14 +23,26 @@ pub enum State {
         bytes: Vec<u8>,
         mode: Option<u32>,
     },
-    /// The first bytes of these, at least so many: a call was cut short.
-    Begun {
-        bytes: Vec<u8>,
-        at_least: usize,
-    },
+    /// The first of these bytes, however many: a call was cut short.
+    Begun(Vec<u8>),
+    /// The same, with zeros where bytes are missing: the power went while a large file was written.
+    Holes(Vec<u8>),
 }
 
 impl State {
+    fn summary(&self) -> String {
+        match self {
+            Self::Dir => "a folder".to_owned(),
+            Self::Link(target) => format!("a link to {target}"),
+            Self::File { bytes, mode } => {
+                format!("{:?}", Entry::File(mode.unwrap_or_default(), bytes.clone()))
+            }
+            Self::Begun(bytes) | Self::Holes(bytes) => {
+                format!("the beginning of {} bytes", bytes.len())
+            }
+        }
+    }
+
     fn is(&self, entry: &Entry) -> bool {
         match (self, entry) {
             (Self::Dir, Entry::Dir) => true,
@@ -38,8 +50,10 @@ impl State {
             (Self::File { bytes, mode }, Entry::File(found_mode, found)) => {
                 bytes == found && mode.is_none_or(|mode| mode == *found_mode)
             }
-            (Self::Begun { bytes, at_least }, Entry::File(_, found)) => {
-                found.len() >= *at_least && bytes.starts_with(found)
+            (Self::Begun(bytes), Entry::File(_, found)) => bytes.starts_with(found),
+            (Self::Holes(bytes), Entry::File(_, found)) => {
+                let fits = |(found, byte): (&u8, &u8)| *found == 0 || found == byte;
+                found.len() <= bytes.len() && found.iter().zip(bytes).all(fits)
             }
             _ => false,
         }
@@ -52,7 +66,9 @@ pub fn differences(world: &World, tree: &Tree) -> Vec<String> {
     for (path, state) in world {
         match tree.get(path) {
             None => wrong.push(format!("{path} is missing")),
-            Some(entry) if !state.is(entry) => wrong.push(format!("{path} is {entry:?}")),
+            Some(entry) if !state.is(entry) => {
+                wrong.push(format!("{path} is {entry:?}, not {}", state.summary()));
+            }
             Some(_) => {}
         }
     }
@@ -77,6 +93,8 @@ pub enum Op {
     WriteSynced(&'static str, Vec<u8>),
     /// Written at an offset of a file that is there, closed.
     Patch(&'static str, usize, Vec<u8>),
+    /// The same with an fsync before the close.
+    PatchSynced(&'static str, usize, Vec<u8>),
     SyncDir(&'static str),
 }
 
@@ -102,9 +120,12 @@ impl Op {
             }
             Self::Write(path, bytes) => write(&at(path), bytes, false),
             Self::WriteSynced(path, bytes) => write(&at(path), bytes, true),
-            Self::Patch(path, offset, bytes) => {
+            Self::Patch(path, offset, bytes) | Self::PatchSynced(path, offset, bytes) => {
                 let file = OpenOptions::new().write(true).open(at(path))?;
                 file.write_all_at(bytes, *offset as u64)?;
+                if matches!(self, Self::PatchSynced(..)) {
+                    file.sync_data()?;
+                }
                 close(file)
             }
             Self::SyncDir(path) => File::open(at(path))?.sync_all(),
@@ -146,9 +167,11 @@ impl Op {
                 };
                 world.insert((*path).to_owned(), State::File { bytes: bytes.clone(), mode });
             }
-            Self::Patch(path, offset, new) => change(&mut world, path, |bytes| {
-                bytes[*offset..*offset + new.len()].copy_from_slice(new);
-            }),
+            Self::Patch(path, offset, new) | Self::PatchSynced(path, offset, new) => {
+                change(&mut world, path, |bytes| {
+                    bytes[*offset..*offset + new.len()].copy_from_slice(new);
+                });
+            }
             Self::SyncDir(_) => {}
         }
         world
@@ -159,7 +182,7 @@ impl Op {
     pub fn cut_short(&self, world: &World) -> Option<World> {
         let (Self::Write(path, bytes) | Self::WriteSynced(path, bytes)) = self else { return None };
         let mut world = world.clone();
-        let begun = State::Begun { bytes: bytes.clone(), at_least: 0 };
+        let begun = State::Begun(bytes.clone());
         world.insert((*path).to_owned(), begun);
         Some(world)
     }

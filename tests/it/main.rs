@@ -17,7 +17,6 @@
 mod batching;
 mod conflicts;
 mod control;
-mod drain;
 mod failures;
 mod hostile;
 mod link;

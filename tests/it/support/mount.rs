@@ -229,6 +229,11 @@ impl Mount {
         wait_for("the daemon's end", || child.try_wait().unwrap())
     }
 
+    /// Whether the daemon was started and its end not yet noted.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Whether the daemon has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
