@@ -409,6 +409,10 @@ impl Core {
     /// was a folder. A removal that itself waits for something to be stored does not count: names
     /// may change places in circles, and servers bear a file and a folder of one name for a while.
     fn blocked_by_kind(&self, record: &Record) -> bool {
+        // Nearly always; it spares a backlog of new files the search for what stands in their way.
+        if self.outbox.removals() == 0 {
+            return false;
+        }
         let blocks = |other: &Record| {
             let waits = other.moved_to.is_some_and(|moved_to| self.outbox.has_put(moved_to));
             other.op == Op::Delete && !waits

@@ -145,6 +145,7 @@ pub struct Outbox {
     bytes: u64,
     parked: usize,
     flight: usize,
+    removals: usize,
     records: usize,
     last_change_at: Duration,
 }
@@ -243,6 +244,12 @@ impl Outbox {
     #[must_use]
     pub fn parked(&self) -> usize {
         self.parked
+    }
+
+    /// Records that remove a file.
+    #[must_use]
+    pub fn removals(&self) -> usize {
+        self.removals
     }
 
     /// Records in flight.
@@ -487,6 +494,9 @@ impl Outbox {
         }
         if let (Op::Put, Some(ino)) = (record.op, record.ino) {
             tally(&mut self.puts, ino, add);
+        }
+        if record.op == Op::Delete {
+            step(&mut self.removals);
         }
         for blob in record.blobs() {
             tally(&mut self.blobs, blob, add);

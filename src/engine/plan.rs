@@ -268,4 +268,6 @@ impl Core {
 }
 
 #[cfg(test)]
+mod backlog;
+#[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 //! Everything it waits for is in one `select`; nothing is decided here. It runs on tokio, and the
 //! engine stops the process when it panics: the outbox is durable, a restart is the safest repair.
 
+mod waiters;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,14 +12,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::core::{Core, Stream};
+pub use self::waiters::Flushed;
+use self::waiters::Waiter;
+use super::core::Stream;
 use super::link::{Cause, Illegal, Outage, Pause, Wake, Way, backoff};
 use super::listing::Missing;
 use super::plan::Task;
 use super::shared::{Notice, NoticeKind, Shared};
 use super::standing::Resumed;
 use crate::path::WsPath;
-use crate::record::{RecordState, Seq};
 use crate::remote::{Capabilities, Cursor, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent};
 
 /// How often a connection is tried while the server cannot be reached: what lets the replay start
@@ -38,6 +41,9 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// Events that may wait for the runner.
 pub const FEED_MAX: usize = 1024;
+
+/// Events that are taken up between two plans at most.
+const FEED_IN_A_ROW: usize = 64;
 
 /// Commands that may wait for the runner.
 pub const COMMANDS_MAX: usize = 64;
@@ -75,30 +81,6 @@ pub enum Command {
         /// Told how it went.
         reply: oneshot::Sender<Flushed>,
     },
-}
-
-/// How a flush went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flushed {
-    /// Records that were to be sent and are not; parked ones not counted.
-    pub remaining: usize,
-    /// Records accepted meanwhile.
-    pub uploaded: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// Somebody who waits for the outbox to empty.
-#[derive(Debug)]
-struct Waiter {
-    path: Option<WsPath>,
-    upto: Seq,
-    deadline: Duration,
-    began: Duration,
-    accepted: (u64, u64),
-    reply: oneshot::Sender<Flushed>,
 }
 
 /// What a task gave.
@@ -200,7 +182,7 @@ impl Runner {
                         ),
                     }
                 }
-                Some(item) = self.feed.recv(), if listening => self.heard(item),
+                Some(item) = self.feed.recv(), if listening => self.heard_in_a_row(item),
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => return,
@@ -413,6 +395,20 @@ impl Runner {
         }
     }
 
+    /// Takes what the feed has at once: a plan for each event would cost more than the events.
+    fn heard_in_a_row(&mut self, first: FeedItem) {
+        self.heard(first);
+        for _ in 1..FEED_IN_A_ROW {
+            if self.listing != Listing::Idle {
+                return;
+            }
+            match self.feed.try_recv() {
+                Ok(item) => self.heard(item),
+                Err(_) => return,
+            }
+        }
+    }
+
     fn heard(&mut self, item: FeedItem) {
         match item {
             FeedItem::Live(mode) => {
@@ -503,48 +499,6 @@ impl Runner {
         }
     }
 
-    fn wait_for_empty(
-        &mut self,
-        path: Option<WsPath>,
-        timeout: Duration,
-        reply: oneshot::Sender<Flushed>,
-    ) {
-        let now = self.shared.now().mono;
-        let (upto, accepted) = self.shared.step(|core, _, changes| {
-            let upto = Seq(core.take_id(&mut changes.rows));
-            (upto, (core.stats.accepted, core.stats.accepted_bytes))
-        });
-        let deadline = now + timeout;
-        self.waiters.push(Waiter { path, upto, deadline, began: now, accepted, reply });
-    }
-
-    fn serve_waiters(&mut self, now: Duration) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        let core = self.shared.core();
-        let mut waiting = Vec::new();
-        for waiter in self.waiters.drain(..) {
-            let remaining = remaining(&core, waiter.path.as_ref(), waiter.upto);
-            if remaining > 0 && now < waiter.deadline && !waiter.reply.is_closed() {
-                waiting.push(waiter);
-                continue;
-            }
-            let (files, bytes) = waiter.accepted;
-            let flushed = Flushed {
-                remaining,
-                uploaded: core.stats.accepted - files,
-                bytes: core.stats.accepted_bytes - bytes,
-                took: now.saturating_sub(waiter.began),
-            };
-            if waiter.reply.send(flushed).is_err() {
-                tracing::debug!("whoever asked for a flush went away");
-            }
-        }
-        drop(core);
-        self.waiters = waiting;
-    }
-
     fn notice_link(&self, action: &str, detail: Option<String>) {
         let at = self.shared.clock.wall();
         self.shared.notice(Notice {
@@ -556,16 +510,4 @@ impl Runner {
             at,
         });
     }
-}
-
-/// Records up to `upto`, at or below `path`, that are still to be sent; parked ones not counted.
-#[must_use]
-pub fn remaining(core: &Core, path: Option<&WsPath>, upto: Seq) -> usize {
-    let concerned = |at: &WsPath| path.is_none_or(|path| at.is_within(path));
-    core.outbox
-        .lanes()
-        .filter(|(at, _)| concerned(at))
-        .flat_map(|(_, lane)| lane.records())
-        .filter(|record| record.seq <= upto && !matches!(record.state, RecordState::Parked { .. }))
-        .count()
 }

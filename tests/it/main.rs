@@ -17,6 +17,7 @@
 mod batching;
 mod conflicts;
 mod control;
+mod drain;
 mod failures;
 mod hostile;
 mod link;

@@ -14,15 +14,15 @@ use crate::revision::Revision;
 use crate::store::{Loaded, Row};
 
 /// A core whose clock the test moves.
-struct Bench {
-    core: Core,
-    now: Now,
+pub(super) struct Bench {
+    pub(super) core: Core,
+    pub(super) now: Now,
     revisions: u64,
 }
 
 impl Bench {
     /// Online, on a server that offers `capabilities`.
-    fn new(capabilities: Capabilities) -> Self {
+    pub(super) fn new(capabilities: Capabilities) -> Self {
         let now = Now { mono: Duration::from_secs(1000), wall: Timestamp::UNIX_EPOCH };
         let (mut core, _) = Core::new(Loaded::default(), Settings::default(), now, 1);
         core.set_capabilities(capabilities, &mut Changes::default());
@@ -30,7 +30,7 @@ impl Bench {
         Self { core, now, revisions: 0 }
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now.mono += time;
     }
 
@@ -39,12 +39,12 @@ impl Bench {
         self.core.create(parent, name, kind, creator, self.now, &mut Changes::default()).unwrap()
     }
 
-    fn folder(&mut self, parent: Ino, name: &str) -> Ino {
+    pub(super) fn folder(&mut self, parent: Ino, name: &str) -> Ino {
         self.make(parent, name, Kind::Dir { explicit: true })
     }
 
     /// Writes and closes a file, as a program would.
-    fn write(&mut self, parent: Ino, name: &str, size: u64) -> Ino {
+    pub(super) fn write(&mut self, parent: Ino, name: &str, size: u64) -> Ino {
         let ino = self.core.tree.child(parent, name).unwrap_or_else(|| {
             let empty = FileBody { content: Content::Empty, size: 0, exact: true };
             self.make(parent, name, Kind::File(empty))
@@ -58,7 +58,7 @@ impl Bench {
         ino
     }
 
-    fn plan(&mut self) -> Plan {
+    pub(super) fn plan(&mut self) -> Plan {
         self.core.plan(self.now)
     }
 
@@ -69,7 +69,7 @@ impl Bench {
     }
 
     /// Answers every item of a plan with success.
-    fn accept(&mut self, plan: Plan) {
+    pub(super) fn accept(&mut self, plan: Plan) {
         for task in plan.tasks {
             let items = match task {
                 Task::Bulk(items) => {
