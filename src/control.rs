@@ -3,6 +3,7 @@
 //! Holds no state of its own: it reads the core and sends commands to the runner. Only the owner
 //! of the daemon and root are let in, by the kernel's word on who is at the other end.
 
+mod approvals;
 mod events;
 mod link;
 mod status;
@@ -208,6 +209,11 @@ pub async fn serve(
         .route(route::RESUME, post(link::resume))
         .route(route::FLUSH, post(flush))
         .route(route::OUTBOX, get(outbox))
+        .route(route::APPROVALS, get(approvals::list))
+        .route(
+            &format!("{}/{{id}}", route::APPROVALS),
+            get(approvals::show).post(approvals::decide),
+        )
         .route(route::CONFLICTS, get(conflicts))
         .route(route::EVENTS, get(events::events))
         .route(route::UNMOUNT, post(unmount))
@@ -370,8 +376,11 @@ impl Control {
             .outbox
             .lanes()
             .filter(|(at, lane)| {
-                let state = &lane.current.record.state;
-                concerned(at) && matches!(state, crate::record::RecordState::Parked { .. })
+                let needs_person = |record: &crate::record::Record| {
+                    let parked = matches!(record.state, crate::record::RecordState::Parked { .. });
+                    parked || record.needs_approval
+                };
+                concerned(at) && lane.records().any(needs_person)
             })
             .count();
         let conflicts = core.open_conflicts().filter(|row| concerned(&row.path)).count();
@@ -402,7 +411,7 @@ async fn unmount(
     if let Err(error) = control.seal_all().await {
         tracing::error!(code = ?error.code, message = %error.message, "sealing before unmount");
     }
-    let left = |core: &Core| core.outbox.len() - core.outbox.parked();
+    let left = |core: &Core| core.outbox.queued();
     let drained = if request.no_wait {
         Ok(control.shared.step(|core, _, _| {
             core.halted = true;

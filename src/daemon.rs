@@ -430,7 +430,7 @@ async fn stop_mount(
         tracing::error!(%error, "closing the state database");
     }
     let core = shared.core();
-    core.outbox.len() - core.outbox.parked()
+    core.outbox.queued()
 }
 
 async fn seal(shared: &Arc<Shared>) {

@@ -7,11 +7,14 @@
 //! Invariants: the outbox is the only way from the filesystem to the network; a record and the
 //! node it belongs to change in one step under the lock and in one submission to the store.
 
+pub mod approvals;
 pub mod conflict;
 pub mod core;
 pub mod decide;
 pub mod evict;
 pub mod fetch;
+pub mod guard;
+pub mod history;
 pub mod inbound;
 pub mod link;
 pub mod listing;
@@ -28,6 +31,7 @@ pub mod seal;
 pub mod settle;
 pub mod shared;
 pub mod standing;
+pub mod stats;
 pub mod transfer;
 pub mod verdict;
 

@@ -7,11 +7,13 @@
 //!
 //! Nothing here does I/O.
 
+mod approvals;
 mod calls;
 mod envelope;
 mod exit;
 mod status;
 
+pub use approvals::{ApprovalList, ApprovalRecord, ApprovalReply, ApprovalRequest};
 pub use calls::{
     ConflictList, ConflictRecord, Event, EventAction, EventKind, EventsQuery, FlushReply,
     FlushRequest, Hello, Ours, OutboxList, OutboxOp, OutboxRecord, PauseReply, PauseRequest,
@@ -52,6 +54,12 @@ pub mod schema {
     pub const FLUSH: &str = "mountd.flush/1";
     /// Reply of `GET /v1/outbox`.
     pub const OUTBOX: &str = "mountd.outbox/1";
+    /// Reply of `GET /v1/approvals`.
+    pub const APPROVALS: &str = "mountd.approvals/1";
+    /// Reply of `GET /v1/approvals/ID`.
+    pub const APPROVAL: &str = "mountd.approval/1";
+    /// Reply of `POST /v1/approvals/ID`.
+    pub const APPROVED: &str = "mountd.approved/1";
     /// Reply of `GET /v1/conflicts`.
     pub const CONFLICTS: &str = "mountd.conflicts/1";
     /// Reply of `POST /v1/unmount`.
@@ -76,6 +84,8 @@ pub mod route {
     pub const FLUSH: &str = "/v1/flush";
     /// `GET`: the records in the outbox.
     pub const OUTBOX: &str = "/v1/outbox";
+    /// `GET`: what waits for a person; below it by id, `GET` for all of one, `POST` decides.
+    pub const APPROVALS: &str = "/v1/approvals";
     /// `GET`: the open conflicts.
     pub const CONFLICTS: &str = "/v1/conflicts";
     /// `GET`: the event stream.

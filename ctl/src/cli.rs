@@ -81,6 +81,10 @@ pub enum Command {
     Flush(FlushArgs),
     /// List the local changes the server has not accepted yet.
     Outbox(ListArgs),
+    /// Show what waits for an approval: removals in great number, a server that looks reset.
+    Approvals(ApprovalsArgs),
+    /// Approve what `approvals` shows, or refuse it.
+    Approve(ApproveArgs),
     /// List the conflicts that wait for a decision.
     Conflicts(ListArgs),
     /// Show what happens: local and remote changes, uploads, conflicts.
@@ -142,6 +146,37 @@ pub struct ListArgs {
 pub enum ListAction {
     /// List them.
     List,
+}
+
+/// Arguments of `approvals`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ApprovalsArgs {
+    /// What to do; `list` when left out.
+    #[command(subcommand)]
+    pub action: Option<ApprovalsAction>,
+}
+
+/// What can be done with approvals.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ApprovalsAction {
+    /// List them, each with its first paths.
+    List,
+    /// Show one with all its paths.
+    Show {
+        /// Its id, as `approvals` shows it.
+        id: String,
+    },
+}
+
+/// Arguments of `approve`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ApproveArgs {
+    /// Its id, as `approvals` shows it. It holds the digest of the set of paths: when the set has
+    /// changed since, nothing is done.
+    pub id: String,
+    /// Refuse: removals made here are taken back, files that the server removed are sent again.
+    #[arg(long)]
+    pub reject: bool,
 }
 
 /// Arguments of `events`.

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share.
 
+mod approvals;
 mod conflicts;
 mod daemon;
 mod events;
@@ -93,10 +94,28 @@ async fn dispatch(ctx: Ctx<'_>, command: Command) -> Outcome {
         Command::Flush(args) => flush::run(ctx, args).await,
         Command::Outbox(_) => outbox::run(ctx).await,
         Command::Conflicts(_) => conflicts::run(ctx).await,
+        Command::Approvals(args) => approvals::run(ctx, args).await,
+        Command::Approve(args) => approvals::approve(ctx, args).await,
         Command::Events(args) => events::run(ctx, &args).await,
         Command::Unmount(args) => unmount::run(ctx, &args).await,
         Command::Version => version::run(ctx).await,
     }
+}
+
+/// Returns text as it may stand in a path of a request.
+fn escaped(text: &str) -> String {
+    use std::fmt::Write as _;
+
+    let mut safe = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            safe.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            write!(safe, "%{byte:02X}").ok();
+        }
+    }
+    safe
 }
 
 fn style(env: &Env, when: When, is_terminal: bool) -> Style {

@@ -54,6 +54,7 @@ fn event(notice: Notice) -> Event {
         NoticeKind::Parked => EventKind::Parked,
         NoticeKind::Link => EventKind::Link,
         NoticeKind::Local => EventKind::Local,
+        NoticeKind::Approval => EventKind::Approval,
     };
     let action = match &*notice.action {
         "write" | "edit" => Some(EventAction::Modify),

@@ -59,8 +59,7 @@ pub(super) async fn resume(State(control): State<Arc<Control>>) -> Response {
     }
     match control.ask(|reply| Command::Resume { reply }).await {
         Ok(Ok(resumed)) => {
-            let was_paused =
-                resumed.pause.is_some() || resumed.cause.is_some() || resumed.reset.is_some();
+            let was_paused = resumed.pause.is_some() || resumed.cause.is_some();
             let way = match resumed.cause {
                 Some(_) if resumed.circuit => Some("CIRCUIT_OPEN".to_owned()),
                 cause => cause.map(|cause| cause.code().to_owned()),
@@ -68,7 +67,6 @@ pub(super) async fn resume(State(control): State<Arc<Control>>) -> Response {
             let reason = resumed
                 .pause
                 .map(|pause| pause.reason.unwrap_or_else(|| "PAUSED".to_owned()))
-                .or(resumed.reset)
                 .or(way);
             let reply = ResumeReply {
                 name: control.facts.name.clone(),
@@ -121,6 +119,10 @@ fn illegal(Illegal { state, request }: Illegal) -> ErrorBody {
         LinkState::Stranger => (
             "another server answers than the one that this mount belongs to",
             "see `mountctl status`",
+        ),
+        LinkState::Doubted => (
+            "the server's history went back, and a person has to look at that first",
+            "see `mountctl approvals`",
         ),
         _ => ("no other server answers", "`mountctl resume` without a server goes on"),
     };

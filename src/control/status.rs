@@ -63,6 +63,7 @@ pub(super) fn status(
             open: core.open_conflicts().count() as u64,
             newest_at: core.open_conflicts().last().map(|conflict| conflict.at),
         },
+        approvals: core.approvals_open() as u64,
         skipped_names: core.skipped.len() as u64,
         local_only: core.tree.nodes().filter(|node| node.local_only).count() as u64,
         last_error: core.stats.last_error.clone().map(|(code, message, at)| LastError {
@@ -88,7 +89,8 @@ fn state(core: &Core, stopping: bool) -> MountState {
     if core.reset_suspected.is_some() {
         return MountState::ResetSuspected;
     }
-    if core.outbox.parked() > 0 || core.open_conflicts().next().is_some() {
+    let asks = core.approvals_open() > 0;
+    if core.outbox.parked() > 0 || asks || core.open_conflicts().next().is_some() {
         return MountState::Attention;
     }
     if core.link.pause().is_some() {
@@ -121,7 +123,7 @@ fn uploads(core: &Core, now: Now) -> UploadsStatus {
     // Only the first of the questions that `hold_of` asks: there may be very many records.
     let is_open = |slot: &&Slot| slot.held_until.is_some_and(|until| until > now.mono);
     let held_open = outbox.waiting().filter(is_open).count() as u64;
-    let waiting = outbox.len() - outbox.parked() - outbox.in_flight();
+    let waiting = outbox.queued().saturating_sub(outbox.in_flight());
     let oldest = outbox
         .lanes()
         .flat_map(|(_, lane)| lane.records())
@@ -134,7 +136,7 @@ fn uploads(core: &Core, now: Now) -> UploadsStatus {
         .filter(|(second, ..)| second + 60 > now.mono.as_secs())
         .fold((0, 0), |(files, bytes), (_, f, b)| (files + f, bytes + b));
     UploadsStatus {
-        queued: (outbox.len() - outbox.parked()) as u64,
+        queued: outbox.queued() as u64,
         queued_bytes: outbox.bytes(),
         in_flight: outbox.in_flight() as u64,
         backoff: if down { waiting as u64 } else { 0 },

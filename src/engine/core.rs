@@ -8,9 +8,11 @@ use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::guard::{Guards, Limits};
 use super::link::saved::Saved;
 use super::link::{Circuit, Link, Pause};
 use super::outbox::{Change, Outbox, Stamp};
+pub use super::stats::{LastBatch, Stats};
 use crate::ignore_rules::Rules;
 use crate::namespace::Tree;
 use crate::node::{BlobId, Content, FileBody, FileId, Ino, Node, ROOT};
@@ -58,6 +60,8 @@ pub struct Settings {
     pub circuit: Circuit,
     /// The remote may add names while the tree has fewer than this.
     pub names_max: usize,
+    /// More removals than these wait for a person.
+    pub removals: Limits,
 }
 
 impl Default for Settings {
@@ -77,6 +81,7 @@ impl Default for Settings {
             cache_bytes_max: 10 << 30,
             circuit: Circuit::default(),
             names_max: 4_000_000,
+            removals: Limits::default(),
         }
     }
 }
@@ -115,38 +120,8 @@ pub struct Changes {
     pub trash: Vec<FileId>,
     /// Changes made here that were recorded, for those who follow along.
     pub recorded: Vec<(Op, WsPath)>,
-}
-
-/// Counters since the start, for the status.
-#[derive(Debug, Clone, Default)]
-pub struct Stats {
-    /// Records accepted.
-    pub accepted: u64,
-    /// Their bytes.
-    pub accepted_bytes: u64,
-    /// Requests that carried changes.
-    pub requests: u64,
-    /// The last batch: files, bytes, duration, when.
-    pub last_batch: Option<LastBatch>,
-    /// When the remote last accepted something.
-    pub last_ack_at: Option<Timestamp>,
-    /// Accepted in recent seconds: `(second, files, bytes)`, newest last.
-    pub recent: std::collections::VecDeque<(u64, u64, u64)>,
-    /// The last failure that a person may want to know.
-    pub last_error: Option<(String, String, Timestamp)>,
-}
-
-/// The last batch that was answered.
-#[derive(Debug, Clone)]
-pub struct LastBatch {
-    /// Records in it.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// From dispatch to reply.
-    pub duration: Duration,
-    /// When the reply came.
-    pub at: Timestamp,
+    /// What a person is asked from now on, in words.
+    pub asked: Vec<String>,
 }
 
 /// How the change stream stands.
@@ -193,6 +168,8 @@ pub struct Core {
     pub stream: Stream,
     /// Why deletes from the remote are not believed at the moment.
     pub reset_suspected: Option<String>,
+    /// What keeps removals back.
+    pub guards: Guards,
     /// Listing in progress: entries seen so far and the total, where known.
     pub bootstrap: Option<(u64, Option<u64>)>,
     /// Whether a listing was ever completed.
@@ -246,6 +223,7 @@ impl Core {
         let body_bytes: Option<u64> = meta("body_bytes").and_then(|text| text.parse().ok());
         let announced = capabilities.as_ref().and_then(announced_body_bytes);
         let reset_suspected = meta("reset").map(str::to_owned);
+        let shown = meta("reset_shown").and_then(|json| serde_json::from_str(json).ok());
         let listed = meta("listed").is_some();
         let rules_text = meta("ignore").unwrap_or_default().to_owned();
         let rules = Rules::compile(&[&rules_text]).0;
@@ -262,7 +240,7 @@ impl Core {
             .collect();
         let mut outbox = Outbox::default();
         outbox.restore(loaded.records, now.mono, &mut changes.rows);
-        let core = Self {
+        let mut core = Self {
             tree,
             outbox,
             link,
@@ -281,6 +259,11 @@ impl Core {
             cursor,
             stream: Stream::Connecting,
             reset_suspected,
+            guards: Guards {
+                kept: loaded.removals.into_iter().collect(),
+                shown,
+                ..Guards::default()
+            },
             bootstrap: None,
             listed,
             last_event: None,
@@ -302,6 +285,7 @@ impl Core {
             reserved_id: reserved,
             rng: SmallRng::seed_from_u64(seed),
         };
+        core.remember_removals(now);
         core.sweep_blobs(&loaded.blobs, &mut changes);
         (core, changes)
     }
@@ -399,7 +383,9 @@ impl Core {
         let removed = newest.is_some_and(|record| record.op == Op::RemoveDir);
         let count = records(self);
         changes.recorded.push((change.op, path.clone()));
+        self.forget_kept(&path, changes);
         self.outbox.record(change, stamp, &mut changes.rows);
+        self.guard_removal(&path, now, changes);
         // Removed and made again before anything was sent: the remote still has the folder, so its
         // next removal is news.
         if let Some(node) = made.filter(|_| removed && records(self) < count)

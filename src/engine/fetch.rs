@@ -262,6 +262,8 @@ impl Shared {
             });
             return Vec::new();
         }
+        let before =
+            ino.and_then(|ino| self.core().tree.get(ino)?.synced.as_ref()?.revision.clone());
         let (reply, on_disk) = self.read_with_size(&path).await;
         failpoint!("recheck.read");
         let ino = self.core().file_at(&path);
@@ -269,6 +271,7 @@ impl Shared {
             self.step(|core, now, changes| {
                 core.rechecks_in_flight.remove(&path);
                 let Ok(theirs) = &reply else { return Inbound::Busy };
+                core.check_read(&path, before.as_ref(), theirs.as_ref(), changes);
                 core.recheck.remove(&path);
                 changes.rows.push(Row::DeleteRecheck(path.clone()));
                 match theirs {

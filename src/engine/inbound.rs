@@ -6,7 +6,7 @@
 //! second look.
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
@@ -44,9 +44,16 @@ pub enum Inbound {
 /// not be in it, and is not missing for that.
 #[derive(Debug)]
 pub struct Known {
-    all: HashSet<Ino>,
+    all: HashMap<Ino, Option<Revision>>,
     /// How many of them are files.
     pub files: usize,
+}
+
+impl Known {
+    /// The revision from which a node derived then.
+    pub(super) fn revision(&self, ino: Ino) -> Option<&Revision> {
+        self.all.get(&ino)?.as_ref()
+    }
 }
 
 impl Core {
@@ -76,6 +83,7 @@ impl Core {
                     (Some(ours), Some(theirs)) => theirs.is_older_than(ours),
                     _ => false,
                 };
+                self.echoed(path);
                 if stale {
                     return Inbound::Known;
                 }
@@ -96,6 +104,10 @@ impl Core {
         changes: &mut Changes,
     ) -> Inbound {
         let path = &file.path;
+        self.forget_kept(path, changes);
+        if source == Source::Stream {
+            self.echoed(path);
+        }
         if self.is_pending(path) {
             let lane = self.outbox.lane_mut(path);
             let judged = lane.is_some_and(|lane| {
@@ -148,6 +160,10 @@ impl Core {
                 self.adopt_version(ino, file, changes);
             }
             return Inbound::Known;
+        }
+        if self.contradicts(file) {
+            let why = format!("the server has another content of {path} under a known revision");
+            self.history_went_back(why, changes);
         }
         let needs_swap = !same_bytes;
         // Theirs may be an older version than ours; a person decides.
@@ -224,6 +240,9 @@ impl Core {
         }
         if !quiet {
             self.note_recheck(path, changes);
+            return Inbound::Busy;
+        }
+        if self.guard_removal_there(path, now, changes) {
             return Inbound::Busy;
         }
         self.take_out(ino, now, changes);
@@ -341,14 +360,14 @@ impl Core {
     pub fn unseen(&self, known: &Known, seen: &HashSet<Ino>) -> Vec<WsPath> {
         let unseen = |node: &&Node| {
             !node.is_dir()
-                && known.all.contains(&node.ino)
+                && known.all.contains_key(&node.ino)
                 && node.synced.is_some()
                 && !node.local_only
                 && !seen.contains(&node.ino)
                 && !self.tree.is_unlinked(node.ino)
         };
         let paths = self.tree.nodes().filter(unseen).filter_map(|node| self.tree.path_of(node.ino));
-        paths.filter(|path| !self.is_pending(path)).collect()
+        paths.filter(|path| !self.is_pending(path) && !self.guards.kept.contains(path)).collect()
     }
 
     /// The explicit folders that a complete listing did not show.
@@ -356,7 +375,7 @@ impl Core {
     pub fn unseen_folders(&self, known: &Known, seen: &HashSet<Ino>) -> Vec<WsPath> {
         let unseen = |node: &&Node| {
             node.is_dir()
-                && known.all.contains(&node.ino)
+                && known.all.contains_key(&node.ino)
                 && node.synced.is_some()
                 && !node.local_only
                 && !seen.contains(&node.ino)
@@ -369,7 +388,9 @@ impl Core {
     pub fn known(&self) -> Known {
         let synced = || self.tree.nodes().filter(|node| node.synced.is_some());
         let files = synced().filter(|node| !node.is_dir()).count();
-        Known { all: synced().map(|node| node.ino).collect(), files }
+        let revision =
+            |node: &Node| node.synced.as_ref().and_then(|synced| synced.revision.clone());
+        Known { all: synced().map(|node| (node.ino, revision(node))).collect(), files }
     }
 
     /// Whether a change of the path waits or is in flight.

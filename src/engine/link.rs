@@ -447,7 +447,7 @@ impl Link {
         }
     }
 
-    /// A person says go on: a pause, doubts, a back-off and an open circuit end.
+    /// A person says go on: a pause, a back-off and an open circuit end.
     ///
     /// # Errors
     /// When that is not what the state needs.
@@ -462,7 +462,6 @@ impl Link {
         for (_, to) in moves {
             match to {
                 Move::To(State::Flowing) => self.pause = None,
-                Move::To(State::Believed) => self.believe(),
                 Move::To(State::Offline) => self.begin_anew(Outage::Offline),
                 _ => {}
             }

@@ -52,7 +52,7 @@ impl Shared {
         let first = self.remote.list(None).await?;
         let total = first.total_files;
         self.step(|core, _, _| core.bootstrap = Some((0, total)));
-        let result = self.list_pages(first, known.files, &mut seen, policy).await;
+        let result = self.list_pages(first, &known, &mut seen, policy).await;
         self.step(|core, _, _| core.bootstrap = None);
         result?;
         // The rules came with the rest, if there are any.
@@ -72,23 +72,23 @@ impl Shared {
     async fn list_pages(
         self: &Arc<Self>,
         first: ListPage,
-        known_files: usize,
+        known: &Known,
         seen: &mut HashSet<Ino>,
         policy: Missing,
     ) -> Result<(), RemoteError> {
         let small = first.total_files.is_some_and(|total| total <= EXPORT_FILES_MAX);
         if small
-            && known_files == 0
+            && known.files == 0
             && first.total_files != Some(0)
             && let Some(page) = self.remote.export(EXPORT_BYTES_MAX).await?
         {
-            self.take_page(&page, seen, policy);
+            self.take_page(&page, known, seen, policy);
         }
         let mut page = first;
         let most = self.core().settings.names_max.saturating_mul(2);
         let mut listed = 0_usize;
         loop {
-            self.take_page(&page, seen, policy);
+            self.take_page(&page, known, seen, policy);
             failpoint!("listing.page");
             let Some(next) = page.next.take() else { return Ok(()) };
             // A page that is not the last brings something, so this ends whatever the server says.
@@ -101,11 +101,12 @@ impl Shared {
         }
     }
 
-    fn take_page(&self, page: &ListPage, seen: &mut HashSet<Ino>, policy: Missing) {
+    fn take_page(&self, page: &ListPage, known: &Known, seen: &mut HashSet<Ino>, policy: Missing) {
         // A page is at most a thousand entries or a small export: a short time under the lock.
         for chunk in page.entries.chunks(256) {
             self.step(|core, now, changes| {
                 let is_open = |ino| self.contents.open.get(ino).is_some();
+                core.check_listed(chunk, known, changes);
                 if policy == Missing::OfferAgain {
                     core.offer_outlived(chunk, now, changes);
                 }
@@ -143,7 +144,16 @@ impl Shared {
                 missing.len(),
                 known.files
             );
-            self.step(|core, _, changes| core.suspect_reset(Some(why), changes));
+            self.step(|core, _, changes| {
+                if core.reset_suspected.is_none() {
+                    core.suspect_reset(Some(why), changes);
+                }
+                core.show_reset(missing, changes);
+            });
+            return Ok(());
+        }
+        if self.core().reset_suspected.is_some() {
+            self.step(|core, _, changes| core.show_reset(missing, changes));
             return Ok(());
         }
         let mut looks = futures_util::stream::iter(missing.into_iter().map(|path| {

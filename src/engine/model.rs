@@ -732,6 +732,7 @@ impl World {
                 || self.kept.contains(bytes);
             assert!(safe, "content {bytes} is nowhere");
         }
+        assert_eq!(self.core.reset_suspected, None, "a server that keeps its promises is believed");
         // What nothing refers to is freed, what something refers to is there.
         let used: BTreeSet<BlobId> = self
             .disk

@@ -144,6 +144,7 @@ pub struct Outbox {
     blobs: HashMap<BlobId, u32>,
     bytes: u64,
     parked: usize,
+    held: usize,
     flight: usize,
     removals: usize,
     records: usize,
@@ -240,6 +241,12 @@ impl Outbox {
         self.records == 0
     }
 
+    /// Records that wait for nobody but us and the server.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.records - self.parked - self.held
+    }
+
     /// Records refused for good.
     #[must_use]
     pub fn parked(&self) -> usize {
@@ -250,6 +257,29 @@ impl Outbox {
     #[must_use]
     pub fn removals(&self) -> usize {
         self.removals
+    }
+
+    /// Removals that wait for a person, by path.
+    pub fn held_for_approval(&self) -> impl Iterator<Item = &Record> {
+        let all = if self.held == 0 { None } else { Some(self.lanes.values()) };
+        all.into_iter().flatten().flat_map(Lane::records).filter(|record| record.needs_approval)
+    }
+
+    /// How many removals wait for a person.
+    #[must_use]
+    pub fn needing_approval(&self) -> usize {
+        self.held
+    }
+
+    /// Has the newest record of `path` wait for a person, or go on.
+    pub fn need_approval(&mut self, path: &WsPath, needed: bool, rows: &mut Vec<Row>) {
+        let Some(mut lane) = self.take(path) else { return };
+        let slot = lane.after.back_mut().unwrap_or(&mut lane.current);
+        if slot.record.state == RecordState::Waiting {
+            slot.record.needs_approval = needed;
+            rows.push(Row::PutRecord(Box::new(slot.record.clone())));
+        }
+        self.put_back(path.clone(), lane);
     }
 
     /// Records in flight.
@@ -486,6 +516,9 @@ impl Outbox {
             RecordState::Parked { .. } => step(&mut self.parked),
             RecordState::Flight => step(&mut self.flight),
             RecordState::Waiting => {}
+        }
+        if record.needs_approval {
+            step(&mut self.held);
         }
         if add {
             self.bytes += record.size;

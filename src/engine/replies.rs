@@ -215,7 +215,8 @@ impl Core {
         let kept = node.synced.as_deref().and_then(|synced| synced.digest);
         let digest = match item.op {
             Op::Meta => kept,
-            _ if item.moved_from.is_some() => item.record.sent.last().copied().or(digest),
+            // No bytes were sent; those noted as sent were of what had the name before.
+            _ if item.moved_from.is_some() => None,
             _ => digest,
         };
         node.synced = Some(Box::new(Synced { revision, digest, edited_at: None }));

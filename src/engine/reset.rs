@@ -11,7 +11,50 @@ use crate::remote::RemoteEntry;
 use crate::revision::Base;
 use crate::store::Row;
 
+/// What a server lacked when it looked reset: as much of it as a person can read, and the digest of
+/// all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Shown {
+    /// How many files it lacked.
+    pub count: u64,
+    /// The digest of their paths.
+    pub digest: String,
+    /// The first of them.
+    #[serde(with = "paths")]
+    pub first: Vec<WsPath>,
+}
+
+/// Paths that a person is shown.
+const SHOWN_MAX: usize = 100;
+
+/// Paths as text.
+mod paths {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::path::WsPath;
+
+    pub(super) fn serialize<S: Serializer>(paths: &[WsPath], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(paths.iter().map(WsPath::as_str))
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<WsPath>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        Ok(texts.iter().filter_map(|text| WsPath::parse(text).ok()).collect())
+    }
+}
+
 impl Core {
+    /// Notes what the server lacks while it looks reset: what a person approves when they go on.
+    pub(super) fn show_reset(&mut self, mut missing: Vec<WsPath>, changes: &mut Changes) {
+        missing.sort_unstable();
+        let digest = super::approvals::digest_of(&missing).to_string();
+        let count = missing.len() as u64;
+        missing.truncate(SHOWN_MAX);
+        let shown = Shown { count, digest, first: missing };
+        changes.rows.push(Row::SetMeta("reset_shown", serde_json::to_string(&shown).ok()));
+        self.guards.shown = Some(shown);
+    }
+
     /// The server's revisions start anew: none that we know says anything any more. Content is
     /// compared instead.
     pub fn distrust_revisions(&mut self, changes: &mut Changes) {
@@ -73,7 +116,11 @@ impl Core {
             tracing::error!(%why, "the server looks reset: removals are frozen");
         }
         changes.rows.push(Row::SetMeta("reset", why.clone()));
-        if why.is_none() {
+        if why.is_some() {
+            changes.asked.push("the server looks reset".to_owned());
+        } else {
+            changes.rows.push(Row::SetMeta("reset_shown", None));
+            self.guards.shown = None;
             self.link.believe();
         }
         self.reset_suspected = why;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 pub use self::waiters::Flushed;
 use self::waiters::Waiter;
+use super::approvals::{Decided, Refusal};
 use super::core::Stream;
 use super::link::{Cause, Illegal, Outage, Pause, Wake, Way, backoff};
 use super::listing::Missing;
@@ -21,7 +22,9 @@ use super::plan::Task;
 use super::shared::{Notice, NoticeKind, Shared};
 use super::standing::Resumed;
 use crate::path::WsPath;
-use crate::remote::{Capabilities, Cursor, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent};
+use crate::remote::{
+    Capabilities, Cursor, EventChange, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent,
+};
 
 /// How often a connection is tried while the server cannot be reached: what lets the replay start
 /// within a second of its return without a request being made.
@@ -58,10 +61,19 @@ pub enum Command {
         /// Told the pause that was in force before.
         reply: oneshot::Sender<Option<Pause>>,
     },
-    /// End a pause, a back-off, an open circuit, a suspected reset; try now.
+    /// End a pause, a back-off, an open circuit; try now.
     Resume {
         /// Told what it ended, or why it may not be.
         reply: oneshot::Sender<Result<Resumed, Illegal>>,
+    },
+    /// Approve what waits for a person, or refuse it.
+    Decide {
+        /// Its id, which holds the digest of what was shown.
+        id: String,
+        /// Approve.
+        approve: bool,
+        /// Told what was decided.
+        reply: oneshot::Sender<Result<Decided, Refusal>>,
     },
     /// Empty the outbox now.
     Flush {
@@ -89,6 +101,7 @@ enum Finished {
     Probed(Result<Capabilities, RemoteError>),
     Listed(Option<EventId>, Missing, Result<(), RemoteError>),
     Reachable(bool),
+    Newest(Result<Option<EventId>, RemoteError>),
     Sealed,
 }
 
@@ -215,6 +228,7 @@ impl Runner {
             deadlines.push(Some(now.mono + left.min(Duration::from_secs(60))));
         }
         self.watch_link(&way, now.mono, &mut deadlines);
+        self.list_again();
         if let Listing::Wanted(tail, missing, at) = self.listing.clone() {
             if now.mono >= at && self.shared.core().capabilities.is_some() {
                 self.listing = Listing::Running;
@@ -232,6 +246,18 @@ impl Runner {
         self.serve_waiters(now.mono);
         deadlines.extend(self.waiters.iter().map(|waiter| Some(waiter.deadline)));
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Wants a listing when the core asks for one.
+    fn list_again(&mut self) {
+        if self.listing != Listing::Idle || !self.shared.core().guards.list_again {
+            return;
+        }
+        let tail = self.shared.step(|core, _, _| {
+            core.guards.list_again = false;
+            core.cursor.as_ref().map(|cursor| cursor.id.clone())
+        });
+        self.listing = Listing::Wanted(tail, Missing::Confirm, Duration::ZERO);
     }
 
     /// While no connection can be made, tries one now and then; tells the feed when it is back.
@@ -388,6 +414,12 @@ impl Runner {
                     self.shared.step(|core, _, _| core.link.no_connection());
                 }
             }
+            Finished::Newest(newest) => {
+                // Where it cannot be asked the stream goes down as well, and comes back.
+                if let Ok(newest) = newest {
+                    self.shared.step(|core, _, changes| core.expect_echoes_until(newest, changes));
+                }
+            }
             Finished::Sealed => {
                 self.sealing = false;
                 self.next_seal = self.shared.now().mono + SEAL_INTERVAL;
@@ -416,10 +448,16 @@ impl Runner {
                     FeedMode::WebSocket => Stream::WebSocket,
                     FeedMode::Polling => Stream::Polling,
                 };
-                self.shared.step(|core, now, _| {
+                let expects = self.shared.step(|core, now, _| {
                     core.stream = stream;
                     core.link.heard_from(now.mono);
+                    core.expect_echoes()
                 });
+                if expects {
+                    let shared = Arc::clone(&self.shared);
+                    self.tasks
+                        .spawn(async move { Finished::Newest(shared.remote.newest_event().await) });
+                }
             }
             FeedItem::Down { reason } => {
                 tracing::info!(%reason, "change stream is down");
@@ -452,6 +490,7 @@ impl Runner {
             let lag = event.at.map(|at| now.wall.duration_since(at));
             let lag = lag.and_then(|lag| Duration::try_from(lag).ok()).unwrap_or_default();
             core.last_event = Some((now.wall, lag));
+            core.judge_echoes(changes);
         });
         failpoint!("feed.cursor");
     }
@@ -470,14 +509,11 @@ impl Runner {
                     Ok(resumed) => resumed,
                     Err(illegal) => return drop(reply.send(Err(illegal))),
                 };
-                if resumed.reset.is_some() {
-                    let tail = self.shared.core().cursor.clone().map(|cursor| cursor.id);
-                    self.listing = Listing::Wanted(tail, Missing::OfferAgain, Duration::ZERO);
-                }
                 self.feed_wake.notify_one();
                 self.notice_link("resumed", None);
                 drop(reply.send(Ok(resumed)));
             }
+            Command::Decide { id, approve, reply } => self.decide(&id, approve, reply),
             Command::Flush { path, timeout, reply } => self.wait_for_empty(path, timeout, reply),
             Command::Drain { timeout, reply } => {
                 self.shared.step(|core, now, _| {
@@ -499,10 +535,40 @@ impl Runner {
         }
     }
 
+    fn decide(
+        &mut self,
+        id: &str,
+        approve: bool,
+        reply: oneshot::Sender<Result<Decided, Refusal>>,
+    ) {
+        let decided =
+            self.shared.step(|core, now, changes| core.decide_approval(id, approve, now, changes));
+        if let Ok(decided) = &decided {
+            for path in &decided.remove {
+                let path = path.clone();
+                self.shared.apply_event(&EventChange::Deleted { path, revision: None });
+            }
+            if decided.offer_again {
+                let tail = self.shared.core().cursor.clone().map(|cursor| cursor.id);
+                self.listing = Listing::Wanted(tail, Missing::OfferAgain, Duration::ZERO);
+            }
+            let action = if approve { "approved" } else { "refused" };
+            tracing::info!(id, action, "approval");
+            self.notice(NoticeKind::Approval, action, Some(id.to_owned()));
+        }
+        // Told when it is safe against a crash.
+        let told = Box::new(move |_committed| drop(reply.send(decided)));
+        self.shared.store.commit(Vec::new(), told);
+    }
+
     fn notice_link(&self, action: &str, detail: Option<String>) {
+        self.notice(NoticeKind::Link, action, detail);
+    }
+
+    fn notice(&self, kind: NoticeKind, action: &str, detail: Option<String>) {
         let at = self.shared.clock.wall();
         self.shared.notice(Notice {
-            kind: NoticeKind::Link,
+            kind,
             action: action.to_owned(),
             path: None,
             revision: None,

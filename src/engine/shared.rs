@@ -59,6 +59,8 @@ pub enum NoticeKind {
     Link,
     /// A change made here was recorded.
     Local,
+    /// A person is asked, or has decided.
+    Approval,
 }
 
 /// Where the kernel's caches are told what no longer holds.
@@ -223,6 +225,16 @@ impl Shared {
             && let Some(invalidate) = self.invalidate.get()
         {
             invalidate.invalidate(changes.invalidations);
+        }
+        for what in changes.asked {
+            self.notice(Notice {
+                kind: NoticeKind::Approval,
+                action: "asked".to_owned(),
+                path: None,
+                revision: None,
+                detail: Some(what),
+                at: self.clock.wall(),
+            });
         }
         for (op, path) in changes.recorded {
             self.notice(Notice {

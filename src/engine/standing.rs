@@ -14,8 +14,6 @@ pub struct Resumed {
     pub circuit: bool,
     /// Failures in a row until then.
     pub failures: u32,
-    /// The suspected reset.
-    pub reset: Option<String>,
     /// Records that are sent now.
     pub flushing: usize,
 }
@@ -26,11 +24,7 @@ impl Core {
     /// # Errors
     /// When the state needs another answer than that; nothing was changed then.
     pub fn resume(&mut self, now: Now, changes: &mut Changes) -> Result<Resumed, Illegal> {
-        let mut resumed = Resumed {
-            pause: self.link.pause().cloned(),
-            reset: self.reset_suspected.clone(),
-            ..Resumed::default()
-        };
+        let mut resumed = Resumed { pause: self.link.pause().cloned(), ..Resumed::default() };
         if let Way::Down(outage, trouble) = self.link.way() {
             resumed.cause = Some(trouble.cause);
             resumed.failures = trouble.failures;
@@ -40,10 +34,7 @@ impl Core {
         if resumed.pause.is_some() {
             self.set_pause(None, changes);
         }
-        if resumed.reset.is_some() {
-            self.suspect_reset(None, changes);
-        }
-        resumed.flushing = self.outbox.len() - self.outbox.parked();
+        resumed.flushing = self.outbox.queued();
         Ok(resumed)
     }
 }

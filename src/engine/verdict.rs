@@ -30,6 +30,7 @@ impl Core {
     ) -> Option<Record> {
         self.link.heard_from(now.mono);
         let record = self.current(path, seq)?.clone();
+        self.check_base(&record, theirs, changes);
         // Bytes that were changed since they were sent are not what the remote may have.
         let newest = self.outbox.lane(path).is_some_and(|lane| lane.current.sent_is_newest);
         let ours = record.sent.last().filter(|_| newest);

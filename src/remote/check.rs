@@ -219,7 +219,10 @@ fn covered_files(entries: &[RemoteEntry]) -> Vec<bool> {
 /// An event of the change stream, from a page or a frame.
 pub(super) fn event(wire: WireEvent, scope: &Scope) -> RemoteEvent {
     let WireEvent { event_id, timestamp, inline_content, file: mut wire } = wire;
-    let fingerprint = format!("{}@{}", wire.path, wire.revision);
+    let mut fingerprint = format!("{}@{}", wire.path, wire.revision);
+    if !wire.content_hash.is_empty() {
+        fingerprint.extend(["#", &wire.content_hash]);
+    }
     let fingerprint = cut(&fingerprint, FINGERPRINT_BYTES_MAX).to_owned();
     let change = match (scope.place(&wire.path), wire.kind.as_str()) {
         (Place::Inside(path), "file.created" | "file.updated") => {
@@ -337,7 +340,7 @@ mod tests {
         let hash = Digest::of(b"").to_string();
         let empty = read(json!({"eventId": "evt_3", "type": "file.updated", "path": "/r/a",
             "revision": "rev_2", "contentHash": hash, "inlineContent": true}));
-        assert_eq!(empty.fingerprint, "/r/a@rev_2");
+        assert_eq!(empty.fingerprint, format!("/r/a@rev_2#{hash}"));
         let Some(EventChange::Stored(file)) = empty.change else { panic!("{empty:?}") };
         assert_eq!((file.size, file.body), (Size::Exact(0), Some(Bytes::new())));
         let wrong = read(json!({"eventId": "evt_4", "type": "file.created", "path": "/r/a",

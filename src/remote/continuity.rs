@@ -68,13 +68,30 @@ pub(super) fn judge(
     }
     match witness {
         Witness::Found(theirs) => match &ours.fingerprint {
-            Some(own) if own != theirs => Continuity::Reset,
+            Some(own) if !is_same(own, theirs) => Continuity::Reset,
             Some(_) | None => Continuity::Holds,
         },
         // A server that says what it offers may let old events expire; one that does not keeps all.
         Witness::Missing if contiguous => Continuity::Gap,
         Witness::Missing => Continuity::Reset,
         Witness::TooFarBack => Continuity::Gap,
+    }
+}
+
+/// Whether two fingerprints are of one event. Either may lack the content's hash: one taken earlier,
+/// or from a message that does not tell it.
+fn is_same(ours: &str, theirs: &str) -> bool {
+    let parts = |text: &str| {
+        let (path, version) = text.rsplit_once('@')?;
+        let (revision, hash) = version.split_once('#').unwrap_or((version, ""));
+        Some((path.to_owned(), revision.to_owned(), hash.to_owned()))
+    };
+    match (parts(ours), parts(theirs)) {
+        (Some((path, revision, hash)), Some((their_path, their_revision, their_hash))) => {
+            let hashes = hash.is_empty() || their_hash.is_empty() || hash == their_hash;
+            path == their_path && revision == their_revision && hashes
+        }
+        _ => ours == theirs,
     }
 }
 
@@ -137,6 +154,14 @@ mod tests {
             assert_eq!(verdict, expected, "{newest:?} {witness:?} {contiguous}");
         }
         assert_eq!(judge(&cursor("evt_7", None), Some(&newer), &other, true), Holds);
+        // The same path and revision with another content is another history, where both tell it.
+        let ours = cursor("evt_7", Some("/a@rev_1#11"));
+        for (theirs, expected) in
+            [("/a@rev_1#11", Holds), ("/a@rev_1", Holds), ("/a@rev_1#22", Reset)]
+        {
+            let witness = Witness::Found(theirs.into());
+            assert_eq!(judge(&ours, Some(&newer), &witness, true), expected, "{theirs}");
+        }
     }
 
     #[test]

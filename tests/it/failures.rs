@@ -18,7 +18,7 @@ use crate::fuse_or_skip;
 use crate::support::edge::{Edge, reply};
 use crate::support::load::{self, Account, Load};
 use crate::support::observe::{
-    count, history, json, mount_entries, outbox, stdout, wait_sent, wait_state,
+    count, history, json, mount_entries, outbox, stderr, stdout, wait_sent, wait_state,
 };
 use crate::support::server::TOKEN;
 use crate::support::tree::{bytes_of, tree};
@@ -561,8 +561,19 @@ fn check_reset_is_survived(mount: &Mount, expected: &crate::support::tree::Tree)
     assert_eq!(&tree(&mount.path()).unwrap(), expected);
 }
 
+/// Goes on with the server as it is, as it looks in the end: while it is looked at, what was to be
+/// approved may change.
+fn approve_reset(mount: &Mount) {
+    wait_for("the reset is approved", || {
+        let approvals = json(mount, &["approvals"])["data"]["approvals"].take();
+        let id = approvals[0]["id"].as_str()?.to_owned();
+        assert!(id.starts_with("reset-"), "{approvals:#}");
+        mount.ctl(&["approve", &id]).status.success().then_some(())
+    });
+}
+
 /// A server that lost everything takes nothing from the mount: files stay, deletions wait, and a
-/// person decides with `mountctl resume`.
+/// person decides with `mountctl approve`.
 #[test]
 fn an_emptied_server_empties_nothing_here() {
     fuse_or_skip!();
@@ -590,7 +601,9 @@ fn emptied(files: usize) {
     assert_eq!(mount.ctl(&["flush", "--timeout", "300ms"]).status.code(), Some(6));
     assert!(server.files().is_empty());
     let resumed = mount.ctl(&["resume"]);
-    assert!(resumed.status.success(), "{}", stdout(&resumed));
+    assert_eq!(resumed.status.code(), Some(1), "{}", stdout(&resumed));
+    assert!(stderr(&resumed).contains("mountctl approvals"), "{}", stderr(&resumed));
+    approve_reset(&mount);
     // Now what is here goes there again.
     let expected = bytes_of(&tree(&mount.path()).unwrap());
     assert_eq!(expected.len(), files);
@@ -633,7 +646,7 @@ fn a_server_whose_history_went_back_is_not_believed() {
     assert_eq!(tree(&mount.path()).unwrap(), before);
     assert_eq!(server.files().len(), 20);
 
-    assert!(mount.ctl(&["resume"]).status.success());
+    approve_reset(&mount);
     // What only this mount has goes there; of what both have, both versions are kept.
     let conflicts = wait_for("the conflicts", || {
         let listed = json(&mount, &["conflicts"])["data"]["conflicts"].take();

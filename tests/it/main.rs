@@ -19,6 +19,7 @@ mod conflicts;
 mod control;
 mod drain;
 mod failures;
+mod guards;
 mod hostile;
 mod link;
 mod names;

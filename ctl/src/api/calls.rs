@@ -307,6 +307,8 @@ pub enum EventKind {
     Parked,
     /// The way to the server changed: online, offline, paused.
     Link,
+    /// A person is asked for an approval, or has decided.
+    Approval,
     /// The reader was too slow and events before this one were left out.
     Lost,
     /// A kind this program does not know.
@@ -325,6 +327,7 @@ impl EventKind {
             Self::Conflict => "conflict",
             Self::Parked => "parked",
             Self::Link => "link",
+            Self::Approval => "approval",
             Self::Lost => "lost",
             Self::Unknown => "unknown",
         }

@@ -47,6 +47,8 @@ pub struct MountStatus {
     pub stream: StreamStatus,
     /// Conflicts waiting for a person.
     pub conflicts: ConflictsStatus,
+    /// How many things wait for a person's approval.
+    pub approvals: u64,
     /// Remote names that cannot exist in a folder here and are left out.
     pub skipped_names: u64,
     /// Paths that ignore rules keep on this machine.

@@ -58,7 +58,7 @@ pub enum Happening {
     NoVerdict,
     /// A person says: go on.
     Resume,
-    /// A person says: go on with the other server.
+    /// A person says: go on with the other server, or with one whose history went back.
     Accept,
     /// A person says: hold back.
     Pause,
@@ -147,7 +147,7 @@ const TABLE: [[Move; HAPPENINGS.len()]; STATES.len()] = [
 /* Flowing  */ [ ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  PAU,   ____,  ____ ],
 /* Paused   */ [ ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  FLO,   ____,  STAY,  FLO,   ____ ],
 /* Believed */ [ ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  DOU  ],
-/* Doubted  */ [ ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  BEL,   BEL,   ____,  ____,  STAY ],
+/* Doubted  */ [ ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  ____,  NO,    BEL,   ____,  ____,  STAY ],
 ];
 
 /// What `happening` does to `state`.
@@ -253,6 +253,7 @@ mod tests {
             (S::Auth, H::Accept),
             (S::Barred, H::Accept),
             (S::Stranger, H::Resume),
+            (S::Doubted, H::Resume),
         ];
         assert_eq!(illegal, expected);
     }

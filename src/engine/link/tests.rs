@@ -266,7 +266,10 @@ fn doubts_hold_until_a_person_looked() {
     link.reached();
     link.doubt();
     assert_eq!(link.permit(T0), Permit::Held(Held::Doubted));
-    assert_eq!(link.resume(T0), Ok(()));
+    let refused = Illegal { state: State::Doubted, request: Happening::Resume };
+    assert_eq!(link.resume(T0), Err(refused));
+    assert_eq!(link.permit(T0), Permit::Held(Held::Doubted));
+    link.believe();
     assert_eq!(link.permit(T0), Permit::Free);
 }
 

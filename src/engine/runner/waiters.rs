@@ -82,7 +82,8 @@ impl Runner {
     }
 }
 
-/// Records up to `upto`, at or below `path`, that are still to be sent; parked ones not counted.
+/// Records up to `upto`, at or below `path`, that are still to be sent; those not counted that are
+/// parked or wait for an approval.
 fn left<'a>(
     core: &'a Core,
     path: Option<&'a WsPath>,
@@ -93,7 +94,6 @@ fn left<'a>(
         .lanes()
         .filter(move |(at, _)| concerned(at))
         .flat_map(|(_, lane)| lane.records())
-        .filter(move |record| {
-            record.seq <= upto && !matches!(record.state, RecordState::Parked { .. })
-        })
+        .filter(move |record| record.seq <= upto && !record.needs_approval)
+        .filter(|record| !matches!(record.state, RecordState::Parked { .. }))
 }

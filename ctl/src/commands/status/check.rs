@@ -16,7 +16,8 @@ pub(super) fn mount(mount: &MountStatus) -> ExitCode {
     use MountState as S;
 
     let is_held = mount.pause.uploads.is_some() || mount.circuit.state != CircuitState::Closed;
-    let needs_person = mount.conflicts.open > 0 || mount.uploads.attention > 0;
+    let needs_person =
+        mount.conflicts.open > 0 || mount.uploads.attention > 0 || mount.approvals > 0;
     match mount.state {
         S::Paused | S::Offline | S::Backoff | S::HalfOpen | S::Auth | S::ResetSuspected => {
             ExitCode::NotFlowing

@@ -23,6 +23,10 @@ pub(super) fn mount(mount: &MountStatus, view: &View) -> Vec<String> {
     }
     row("conflicts", &conflicts_row(mount, view));
     row("attention", &attention_row(mount, view));
+    if mount.approvals > 0 {
+        let text = format!("{} wait for a person", units::count(mount.approvals));
+        row("approvals", &with_hint(&text, "mountctl approvals", mount, view));
+    }
     row("cache", &cache_row(mount));
     if mount.skipped_names > 0 {
         let names = units::counted(mount.skipped_names, "remote name");
