@@ -33,6 +33,7 @@ pub mod shared;
 pub mod standing;
 pub mod stats;
 pub mod transfer;
+pub mod unrecorded;
 pub mod verdict;
 
 pub use self::core::{Changes, Core, Invalidation, Now, Settings};

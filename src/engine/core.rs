@@ -286,6 +286,7 @@ impl Core {
             rng: SmallRng::seed_from_u64(seed),
         };
         core.remember_removals(now);
+        core.record_unrecorded(now, &mut changes);
         core.sweep_blobs(&loaded.blobs, &mut changes);
         (core, changes)
     }
