@@ -184,7 +184,11 @@ impl Shared {
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
         let file = self.contents.create_file(id)?;
         failpoint!("spill.created");
-        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0)?;
+        if let Err(error) = std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0) {
+            // Nothing names it yet, and nothing will.
+            self.contents.discard(vec![id]);
+            return Err(error);
+        }
         failpoint!("spill.copied");
         self.contents.unsynced.sync_file(&file)?;
         let (tell, told) = std::sync::mpsc::sync_channel(1);

@@ -40,6 +40,15 @@ enum Unready {
     Link(RemoteError),
 }
 
+/// A file that exists for one upload, however that ends.
+struct Temporary(std::path::PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
 impl Shared {
     /// Sends one bulk request and takes up its answers. Returns what must be settled.
     pub(super) async fn send_bulk(self: &Arc<Self>, items: Vec<Item>) -> Vec<Task> {
@@ -77,12 +86,11 @@ impl Shared {
             });
         }
         if let Err(error) = self.note_sending(&sent).await {
-            answers.extend(sent.into_iter().map(|(item, _)| Answer {
-                item,
-                digest: None,
-                outcome: None,
-            }));
             tracing::error!(%error, "batch not sent: the outbox cannot be written");
+            for (item, _) in sent {
+                self.not_ready(&item, Unready::Later(error.to_string()));
+                answers.push(Answer { item, digest: None, outcome: None });
+            }
             return self.step(|core, now, changes| {
                 core.batch_over();
                 core.return_items(answers, now, changes)
@@ -162,15 +170,16 @@ impl Shared {
     ) -> Result<(Outcome, Option<Digest>), Unready> {
         let source = self.settle_source(item).await?;
         let io = |error: std::io::Error| Unready::Later(error.to_string());
-        let (path, temporary) = match source {
+        let (path, _temporary) = match source {
             ItemSource::File(file) => (self.contents.file_path(file), None),
             source => {
                 let bytes = self.small_bytes(&source).map_err(Unready::Later)?;
                 let id = self.step(|core, _, changes| core.take_id(&mut changes.rows));
                 let path = self.contents.fetch_path(crate::node::FileId(id));
+                let temporary = Temporary(path.clone());
                 tokio::fs::write(&path, bytes).await.map_err(io)?;
                 failpoint!("send.single.copied");
-                (path.clone(), Some(path))
+                (path, Some(temporary))
             }
         };
         let before = self.generation(item.ino);
@@ -198,9 +207,6 @@ impl Shared {
             identity: &identity,
         };
         let reply = self.remote.put(put).await;
-        if let Some(path) = temporary {
-            drop(tokio::fs::remove_file(path).await);
-        }
         reply.map(|outcome| (outcome, Some(digest))).map_err(Unready::Link)
     }
 

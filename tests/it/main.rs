@@ -17,6 +17,7 @@
 mod batching;
 mod conflicts;
 mod control;
+mod disk_full;
 mod drain;
 mod failures;
 mod guards;

@@ -1,0 +1,142 @@
+//! The disk that holds the state is full: what fails says so, leaves nothing behind, and holds nothing up.
+
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::fuse_or_skip;
+use crate::support::{Mount, TestServer, bytes, shell, wait_for};
+
+/// A small disk; gone when dropped.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// `None`, loudly, where nobody may mount one.
+    fn new() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let none = MsFlags::empty();
+        let size = Some("size=16m");
+        match nix::mount::mount(Some("test"), folder.path(), Some("tmpfs"), none, size) {
+            Ok(()) => Some(Self(folder)),
+            Err(error) => {
+                eprintln!("SKIPPED {}: mount a small disk: {error}", module_path!());
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) {
+        let mut file = fs::File::options().create(true).append(true).open(self.filler()).unwrap();
+        for size in [1 << 16, 4096, 1] {
+            let zeros = vec![0; size];
+            while file.write_all(&zeros).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn mount(&self, server: &TestServer) -> Mount {
+        let mount = Mount::builder(&server.source());
+        let mount = mount.args(&["--state-dir", self.path().to_str().unwrap()]).start();
+        mount.wait_synced();
+        mount
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        nix::mount::umount2(self.path(), MntFlags::MNT_DETACH).ok();
+    }
+}
+
+/// Fills the disk until a call fails for it; what succeeded is no concern here.
+fn until_full(disk: &Disk, mut call: impl FnMut() -> io::Result<()>) {
+    wait_for("a call that finds the disk full", || {
+        disk.fill();
+        let error = call().err()?;
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+        Some(())
+    });
+}
+
+/// An `open` that fails leaves no descriptor behind that nobody can close: the file can conflict, and
+/// whatever else waits until it is closed goes on.
+#[test]
+fn an_open_that_fails_leaves_nothing_open() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::new();
+    let mount = disk.mount(&server);
+    let path = mount.at("f");
+    fs::write(&path, "first").unwrap();
+    mount.flush();
+    until_full(&disk, || fs::File::create(&path).map(drop));
+    server.put("/f", b"theirs");
+    disk.free();
+    wait_for("nothing is open", || (mount.status()["uploads"]["held_open"] == 0).then_some(()));
+    wait_for("their version, or an own one after it", || {
+        let queued = mount.status()["uploads"]["queued"] == 0;
+        (queued && fs::read(&path).ok()? == server.get("/f")?.0).then_some(())
+    });
+}
+
+/// A large write that fails leaves no working file that nobody names.
+#[test]
+fn a_write_that_fails_leaves_no_file_behind() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::new();
+    let mount = disk.mount(&server);
+    let path = mount.at("large");
+    let mut file = fs::File::create(&path).unwrap();
+    // What is in memory so far goes to a working file with the second write.
+    file.write_all(&bytes(1, 60_000)).unwrap();
+    until_full(&disk, || file.write_all(&bytes(1, 100_000)));
+    drop(file);
+    disk.free();
+    wait_for("the file can be removed", || match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => None,
+        _ => Some(()),
+    });
+    mount.wait_synced();
+    let files = disk.path().join("m/files");
+    wait_for("no working file is left", || {
+        fs::read_dir(&files).unwrap().next().is_none().then_some(())
+    });
+}
+
+/// While the outbox cannot be written, sending is tried about once a second, not all the time; with room
+/// again everything arrives.
+#[test]
+fn a_full_disk_does_not_keep_the_daemon_busy() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::new();
+    let mount = disk.mount(&server);
+    assert!(mount.ctl(&["pause"]).status.success());
+    shell(&mount.path(), "for n in $(seq 20); do echo $n > $n; done");
+    until_full(&disk, || fs::write(mount.at("more"), bytes(1, 3000)));
+    mount.ctl(&["resume"]);
+    // The promise is about time: so many attempts in so long.
+    std::thread::sleep(Duration::from_secs(2));
+    let attempts = mount.log().matches("batch not sent").count();
+    assert!(attempts < 40, "{attempts} attempts in two seconds");
+    disk.free();
+    wait_for("everything arrives", || {
+        (1..=20).all(|n| server.get(&format!("/{n}")).is_some()).then_some(())
+    });
+}
