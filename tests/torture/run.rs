@@ -1,0 +1,470 @@
+//! Plays a story in a world of its own, waits for quiet, and gathers what can be seen then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::content;
+use crate::story::{Act, Call, Fault, Id, Side, Story};
+use crate::totals::Totals;
+use crate::world::{Event, Mount, World};
+use crate::writer::{Account, Entry, Turns, Writer, tidy_up};
+
+/// How long a world may take to come to rest.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Files of which each line counts.
+pub const LOGS: &[&str] = &["/log-0", "/log-1"];
+/// Files in which each writer has a line.
+pub const SLOTS: &[&str] = &["/slots-0", "/slots-1"];
+
+/// What can be seen once everything is quiet. Whether it is right is decided from this alone.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    pub entries: Vec<Entry>,
+    /// Slots in each file of slots.
+    pub slots: usize,
+    pub server: BTreeMap<String, Vec<u8>>,
+    /// What each mount shows.
+    pub shown: [BTreeMap<String, Vec<u8>>; 2],
+    /// The folders that each mount shows.
+    pub folders: [BTreeSet<String>; 2],
+    /// Paths with a parked record.
+    pub parked: [BTreeSet<String>; 2],
+    /// Every file of every conflict copy, by a name of its own.
+    pub copies: BTreeMap<String, Vec<u8>>,
+    pub history: Vec<Event>,
+    /// Whether folders are stored by the server.
+    pub has_folders: bool,
+    /// What is wrong beyond the contents: no rest, files nobody names, a stop that failed.
+    pub disorder: Vec<String>,
+}
+
+/// Plays a story. `meddle` is called when all is quiet, before anything is looked at.
+pub fn play(
+    story: &Story,
+    totals: &mut Totals,
+    meddle: impl FnOnce(&World, &Account),
+) -> (World, Evidence) {
+    let began = Instant::now();
+    let world = World::start(story.original, story.seed);
+    let slots = story.writers * 2;
+    set_up(&world, slots);
+    let account = Account::default();
+    let kinds = Mutex::new(BTreeMap::<String, u64>::new());
+    let stage = Stage {
+        world: &world,
+        per_side: Default::default(),
+        server: Mutex::new(()),
+        kinds: &kinds,
+        disorder: Mutex::default(),
+    };
+    act_out(story, &stage, &account, slots);
+    heal(&world);
+    for mount in &world.mounts {
+        let tidied = (0..100).any(|_| tidy_up(&mount.path()).is_ok());
+        assert!(tidied, "what was left beside its place cannot be removed");
+    }
+    meddle(&world, &account);
+    let mut disorder = stage.disorder.into_inner().unwrap();
+    disorder.extend(settle(&world));
+    let mut evidence = look(&world, account.into_inner().unwrap(), slots, disorder);
+    evidence.has_folders = !story.original;
+    leave(&world, &mut evidence);
+    for proxy in &world.proxies {
+        totals.add_hits(&proxy.hits());
+    }
+    totals.add_kinds(&kinds.into_inner().unwrap());
+    totals.add_entries(&evidence.entries);
+    totals.runs += 1;
+    totals.time += began.elapsed();
+    (world, evidence)
+}
+
+/// The files that every writer expects to be there.
+fn set_up(world: &World, slots: usize) {
+    let mount = world.mount(Side::A);
+    for folder in ["shared", "own-A", "own-B"] {
+        std::fs::create_dir(mount.at(folder)).unwrap();
+        // A folder of the original protocol exists through what it holds.
+        std::fs::write(mount.at(&format!("{folder}/.keep")), b"").unwrap();
+    }
+    for path in SLOTS {
+        std::fs::write(mount.at(path), content::slots(slots)).unwrap();
+    }
+    for path in LOGS {
+        std::fs::write(mount.at(path), b"").unwrap();
+    }
+    let all: Vec<&&str> = SLOTS.iter().chain(LOGS).collect();
+    let arrived = wait(Duration::from_secs(30), || {
+        let other = world.mount(Side::B);
+        all.iter().all(|path| other.at(path).exists()) && other.at("own-B/.keep").exists()
+    });
+    assert!(arrived, "the first files do not arrive at the other mount");
+}
+
+struct Stage<'run> {
+    world: &'run World,
+    /// One misfortune of a daemon at a time.
+    per_side: [Mutex<()>; 2],
+    server: Mutex<()>,
+    kinds: &'run Mutex<BTreeMap<String, u64>>,
+    disorder: Mutex<Vec<String>>,
+}
+
+/// Hands the steps out in their order: calls to their writers, misfortunes to threads of their own.
+fn act_out(story: &Story, stage: &Stage<'_>, account: &Account, slots: usize) {
+    let turns = [Turns::default(), Turns::default()];
+    let waiting: Vec<AtomicUsize> = (0..slots).map(|_| AtomicUsize::new(0)).collect();
+    std::thread::scope(|scope| {
+        let mut queues = Vec::new();
+        for slot in 0..slots {
+            let (side, number) = (Side::BOTH[slot % 2], slot / 2);
+            let (tell, told) = mpsc::channel::<(Id, Call)>();
+            let writer = Writer {
+                world: stage.world,
+                turns: &turns[side.index()],
+                account,
+                side,
+                number,
+                slot,
+            };
+            let waiting = &waiting[slot];
+            scope.spawn(move || {
+                for (id, call) in told {
+                    writer.call(id, &call);
+                    waiting.fetch_sub(1, Ordering::SeqCst);
+                }
+            });
+            queues.push(tell);
+        }
+        for step in &story.steps {
+            std::thread::sleep(Duration::from_millis(step.rest));
+            match &step.act {
+                Act::Call { side, writer, call } => {
+                    let slot = writer * 2 + side.index();
+                    // The story does not run away from its writers.
+                    wait(PATIENCE, || waiting[slot].load(Ordering::SeqCst) < 16);
+                    waiting[slot].fetch_add(1, Ordering::SeqCst);
+                    queues[slot].send((step.id, call.clone())).unwrap();
+                }
+                Act::Fault(fault) => {
+                    scope.spawn(move || stage.strike(fault));
+                }
+            }
+        }
+    });
+}
+
+impl Stage<'_> {
+    fn strike(&self, fault: &Fault) {
+        let kind = fault.kind();
+        let happened = match fault {
+            Fault::KillDaemon { side, down } => self.with(*side, |mount| {
+                mount.kill();
+                pause(*down);
+                mount.start();
+            }),
+            Fault::StopDaemon { side, down } => self.with(*side, |mount| {
+                if !mount.stop() {
+                    let said = format!("{side:?} did not stop well in the midst of it");
+                    self.disorder.lock().unwrap().push(said);
+                }
+                pause(*down);
+                mount.start();
+            }),
+            Fault::FreezeDaemon { side, ms } => self.with(*side, |mount| {
+                mount.signal(Signal::SIGSTOP);
+                pause(*ms);
+                mount.signal(Signal::SIGCONT);
+            }),
+            Fault::KillServer { down } => self.with_server(|world| {
+                world.kill_server();
+                pause(*down);
+                world.start_server();
+            }),
+            Fault::FreezeServer { ms } => self.with_server(|world| {
+                world.signal_server(Signal::SIGSTOP);
+                pause(*ms);
+                world.signal_server(Signal::SIGCONT);
+            }),
+            Fault::Net { side, trouble, ms } => {
+                // Counted by the proxy, when it strikes.
+                let proxy = self.world.proxy(*side);
+                let key = proxy.begin(*trouble);
+                pause(*ms);
+                proxy.end(key);
+                false
+            }
+            Fault::Pause { side, ms } => self.with(*side, |mount| {
+                mount.ctl(&["pause"]);
+                pause(*ms);
+                mount.ctl(&["resume"]);
+            }),
+            Fault::FillDisk { side, ms } if self.world.own_disks => self.with(*side, |mount| {
+                let filler = mount.disk().join("filler");
+                fill(&filler);
+                pause(*ms);
+                drop(std::fs::remove_file(filler));
+            }),
+            Fault::FillDisk { .. } => false,
+        };
+        if happened {
+            *self.kinds.lock().unwrap().entry(kind).or_default() += 1;
+        }
+    }
+
+    /// Skipped while something else happens to the same daemon.
+    fn with(&self, side: Side, act: impl FnOnce(&Mount)) -> bool {
+        let Ok(_one) = self.per_side[side.index()].try_lock() else { return false };
+        act(self.world.mount(side));
+        true
+    }
+
+    fn with_server(&self, act: impl FnOnce(&World)) -> bool {
+        let Ok(_one) = self.server.try_lock() else { return false };
+        act(self.world);
+        true
+    }
+}
+
+fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+fn fill(path: &Path) {
+    use std::io::Write as _;
+    let Ok(mut file) = std::fs::File::create(path) else { return };
+    for size in [1 << 20, 4096, 1] {
+        let zeros = vec![0; size];
+        while file.write_all(&zeros).is_ok() {}
+    }
+}
+
+fn heal(world: &World) {
+    for proxy in &world.proxies {
+        proxy.heal();
+    }
+    world.start_server();
+    for mount in &world.mounts {
+        mount.start();
+        mount.ctl(&["resume"]);
+    }
+}
+
+/// Waits until nothing is on its way any more. Returns what is wrong with that.
+fn settle(world: &World) -> Vec<String> {
+    let mut why = Vec::new();
+    let began = Instant::now();
+    let quiet = wait(PATIENCE, || {
+        why = world.mounts.iter().filter_map(unrest).collect();
+        if why.is_empty() {
+            let server = world.server_files();
+            for mount in &world.mounts {
+                let parked = parked(mount);
+                match tree(&mount.path()) {
+                    Ok((shown, _)) => why.extend(difference(mount.side, &server, &shown, &parked)),
+                    Err(error) => why.push(format!("{:?} cannot be read: {error}", mount.side)),
+                }
+            }
+        }
+        if !why.is_empty() && began.elapsed().as_secs() % 5 == 4 {
+            world.mounts.iter().for_each(|mount| drop(mount.ctl(&["resume"])));
+        }
+        why.is_empty()
+    });
+    if quiet {
+        Vec::new()
+    } else {
+        why.insert(0, format!("no rest after {PATIENCE:?}"));
+        why
+    }
+}
+
+/// What a mount still has to do.
+fn unrest(mount: &Mount) -> Option<String> {
+    let status = mount.data(&["status"])["mount"].take();
+    let state = status["state"].as_str().unwrap_or("unknown").to_owned();
+    let uploads = &status["uploads"];
+    let busy = ["queued", "held", "inflight", "backoff"]
+        .iter()
+        .filter_map(|field| uploads[*field].as_u64())
+        .sum::<u64>();
+    let calm = matches!(state.as_str(), "synced" | "attention") && busy == 0;
+    (!calm).then(|| format!("{:?} is {state}: {status}", mount.side))
+}
+
+fn parked(mount: &Mount) -> BTreeSet<String> {
+    let list = mount.data(&["outbox"]);
+    let records = list["records"].as_array().cloned().unwrap_or_default();
+    let path = |record: &Value| record["path"].as_str().unwrap_or_default().to_owned();
+    records.iter().filter(|record| record["state"] == "attention").map(path).collect()
+}
+
+/// Paths whose bytes are not the same, those that are parked left out.
+pub fn difference(
+    side: Side,
+    server: &BTreeMap<String, Vec<u8>>,
+    shown: &BTreeMap<String, Vec<u8>>,
+    parked: &BTreeSet<String>,
+) -> Vec<String> {
+    let names: BTreeSet<&String> = server.keys().chain(shown.keys()).collect();
+    let mut differences = Vec::new();
+    for name in names {
+        let below = |parked: &String| name == parked || name.starts_with(&format!("{parked}/"));
+        if server.get(name) != shown.get(name) && !parked.iter().any(below) {
+            let (there, here) = (server.get(name), shown.get(name));
+            differences.push(format!(
+                "{name}: the server has {}, mount {side:?} shows {}",
+                tell(there.map(Vec::as_slice)),
+                tell(here.map(Vec::as_slice)),
+            ));
+        }
+    }
+    differences
+}
+
+/// A content in a few words.
+pub fn tell(bytes: Option<&[u8]>) -> String {
+    let Some(bytes) = bytes else { return "nothing".into() };
+    match (content::author(bytes), std::str::from_utf8(bytes)) {
+        (Some(id), _) => format!("{} bytes of #{id}", bytes.len()),
+        (None, Ok(text)) if bytes.len() < 60 => format!("{text:?}"),
+        (None, _) => format!("{} bytes, {}", bytes.len(), &content::digest(bytes)[..8]),
+    }
+}
+
+type Tree = (BTreeMap<String, Vec<u8>>, BTreeSet<String>);
+
+/// Every file and every folder below a mount.
+fn tree(root: &Path) -> std::io::Result<Tree> {
+    let (mut files, mut dirs) = Tree::default();
+    let mut folders = vec![(root.to_owned(), String::new())];
+    while let Some((folder, path)) = folders.pop() {
+        for found in std::fs::read_dir(&folder)? {
+            let found = found?;
+            let path = format!("{path}/{}", found.file_name().to_string_lossy());
+            if found.file_type()?.is_dir() {
+                folders.push((found.path(), path.clone()));
+                dirs.insert(path);
+            } else {
+                files.insert(path, std::fs::read(found.path())?);
+            }
+        }
+    }
+    Ok((files, dirs))
+}
+
+fn look(world: &World, entries: Vec<Entry>, slots: usize, disorder: Vec<String>) -> Evidence {
+    let mut evidence = Evidence { entries, slots, disorder, ..Evidence::default() };
+    evidence.server = world.server_files();
+    evidence.history = world.history();
+    for mount in &world.mounts {
+        let index = mount.side.index();
+        match tree(&mount.path()) {
+            Ok(tree) => (evidence.shown[index], evidence.folders[index]) = tree,
+            Err(error) => evidence.disorder.push(format!("{:?}: {error}", mount.side)),
+        }
+        evidence.parked[index] = parked(mount);
+        let copies = mount.state_folder().join("conflicts");
+        if let Ok((files, _)) = tree(&copies) {
+            let name = |path| format!("{:?}{path}", mount.side);
+            let bytes = files.into_iter().filter(|(path, _)| !path.ends_with("/meta.json"));
+            evidence.copies.extend(bytes.map(|(path, bytes)| (name(path), bytes)));
+        }
+    }
+    evidence
+}
+
+/// Stops everything and looks for what is left.
+fn leave(world: &World, evidence: &mut Evidence) {
+    for mount in &world.mounts {
+        if !mount.stop() {
+            evidence.disorder.push(format!("{:?} does not stop well", mount.side));
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        if mounts.contains(&format!(" {} ", mount.path().display())) {
+            evidence.disorder.push(format!("{:?} is still mounted", mount.side));
+        }
+        evidence.disorder.extend(left_over(mount));
+    }
+    for path in evidence.server.keys().filter(|path| path.contains(crate::writer::ASIDE)) {
+        evidence.disorder.push(format!("{path} is left at the server"));
+    }
+}
+
+/// Files of a state folder that its database does not name.
+fn left_over(mount: &Mount) -> Vec<String> {
+    let state = mount.state_folder();
+    let database = rusqlite::Connection::open(state.join("state.db")).unwrap();
+    let column = |query: &str| -> BTreeSet<String> {
+        let mut query = database.prepare(query).unwrap();
+        let rows = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    let contents = column("SELECT CAST(content_id AS TEXT) FROM nodes WHERE content = 'file'");
+    let mut left = Vec::new();
+    for name in names(&state.join("files")) {
+        if !contents.contains(&name) {
+            left.push(format!("{:?}: nobody names the working file {name}", mount.side));
+        }
+    }
+    left
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(found) = std::fs::read_dir(folder) else { return Vec::new() };
+    found.map(|found| found.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Looks at a condition again and again. Whether it came true in time.
+pub fn wait(patience: Duration, mut look: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    while !look() {
+        if began.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// Copies logs, accounts and state to where they outlive the run.
+pub fn keep(world: &World, story: &Story, evidence: &Evidence, wrong: &[String]) -> PathBuf {
+    let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("torture-{}", story.seed));
+    drop(std::fs::remove_dir_all(&at));
+    std::fs::create_dir_all(&at).unwrap();
+    std::fs::write(at.join("story"), story.to_string()).unwrap();
+    std::fs::write(at.join("wrong"), wrong.join("\n")).unwrap();
+    let account: Vec<String> = evidence.entries.iter().map(tell_entry).collect();
+    std::fs::write(at.join("account"), account.join("\n")).unwrap();
+    let history: Vec<String> = evidence.history.iter().map(|event| format!("{event:?}")).collect();
+    std::fs::write(at.join("history"), history.join("\n")).unwrap();
+    let from = world.folder();
+    let wanted = ["server-log", "A/log", "B/log", "A/state/mountd", "B/state/mountd", "storage"];
+    for name in wanted {
+        let to = at.join(name.replace('/', "-"));
+        drop(std::process::Command::new("cp").arg("-r").arg(from.join(name)).arg(to).output());
+    }
+    at
+}
+
+fn tell_entry(entry: &Entry) -> String {
+    format!(
+        "{} {} #{} {:?}{} {:?} seen {} kept {:?} {:?}",
+        entry.began,
+        entry.ended,
+        entry.id,
+        entry.side,
+        entry.writer,
+        entry.call,
+        tell(entry.seen.as_deref()),
+        entry.kept,
+        entry.outcome,
+    )
+}
