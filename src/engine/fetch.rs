@@ -20,7 +20,7 @@ use crate::store::Row;
 /// Contents up to this size are fetched into memory; larger ones are streamed to disk.
 const MEMORY_FETCH_MAX: u64 = 1 << 20;
 
-/// What a fetch leaves free on the local disk, for those who write.
+/// What a fetch leaves free on the local disk, for those who write; of a small disk the eighth part.
 const DISK_RESERVE_BYTES: u64 = 64 << 20;
 
 /// How long a path is left alone whose read led to nothing: it is open, or the read failed.
@@ -132,8 +132,10 @@ impl Shared {
     /// The largest content that there is room for on the local disk.
     pub(super) fn room(&self) -> u64 {
         let disk = nix::sys::statvfs::statvfs(self.contents.folder());
-        let free = disk.map_or(u64::MAX, |d| d.blocks_available() * d.fragment_size());
-        free.saturating_sub(DISK_RESERVE_BYTES)
+        let Ok(disk) = disk else { return u64::MAX };
+        let bytes = |blocks| blocks * disk.fragment_size();
+        let reserve = DISK_RESERVE_BYTES.min(bytes(disk.blocks()) / 8);
+        bytes(disk.blocks_available()).saturating_sub(reserve)
     }
 
     /// Fetches a file into a working file of its own.
