@@ -12,12 +12,13 @@ use super::guard::{Guards, Limits};
 use super::link::saved::Saved;
 use super::link::{Circuit, Link, Pause};
 use super::outbox::{Change, Outbox, Stamp};
+use super::reads::Overtaken;
 pub use super::stats::{LastBatch, Stats};
 use crate::ignore_rules::Rules;
 use crate::namespace::Tree;
 use crate::node::{BlobId, Content, FileBody, FileId, Ino, Node, ROOT};
 use crate::path::WsPath;
-use crate::record::{ConflictRow, Op, Record, Seq};
+use crate::record::{ConflictRow, Op, Record, RecordState, Seq};
 use crate::remote::{Capabilities, Cursor, Skipped};
 use crate::revision::Revision;
 use crate::store::{Loaded, Row};
@@ -29,7 +30,7 @@ pub const SMALL_MAX: u64 = 64 << 10;
 const ID_CHUNK: u64 = 4096;
 
 /// How many unmountable remote names are remembered for the status.
-const SKIPPED_MAX: usize = 1000;
+pub(super) const SKIPPED_MAX: usize = 1000;
 
 /// What people may tune.
 #[derive(Debug, Clone)]
@@ -162,6 +163,8 @@ pub struct Core {
     pub conflicts: Vec<ConflictRow>,
     /// Remote names that cannot be mounted, with the reason.
     pub skipped: BTreeMap<String, String>,
+    /// Folders of the remote that something here stands in the way of, with their mode.
+    pub(super) hidden_folders: BTreeMap<WsPath, Option<u32>>,
     /// Position in the change stream.
     pub cursor: Option<Cursor>,
     /// How the change stream stands.
@@ -189,7 +192,8 @@ pub struct Core {
     /// Requests with changes that are under way, and those with one file.
     pub(super) batches_in_flight: usize,
     pub(super) singles_in_flight: usize,
-    pub(super) rechecks_in_flight: BTreeSet<WsPath>,
+    /// Paths that are being read again, and what overtook the read.
+    pub(super) rechecks_in_flight: BTreeMap<WsPath, Option<Overtaken>>,
     /// Paths whose read led to nothing, and when to read them again.
     pub(super) rechecks_postponed: BTreeMap<WsPath, Duration>,
     pub(super) probing: bool,
@@ -256,6 +260,7 @@ impl Core {
             user_rules: String::new(),
             conflicts: loaded.conflicts,
             skipped: BTreeMap::new(),
+            hidden_folders: BTreeMap::new(),
             cursor,
             stream: Stream::Connecting,
             reset_suspected,
@@ -274,7 +279,7 @@ impl Core {
             stats: Stats::default(),
             batches_in_flight: 0,
             singles_in_flight: 0,
-            rechecks_in_flight: BTreeSet::new(),
+            rechecks_in_flight: BTreeMap::new(),
             rechecks_postponed: BTreeMap::new(),
             probing: false,
             ask_again: false,
@@ -378,18 +383,16 @@ impl Core {
             wall: now.wall,
         };
         let made = change.ino.filter(|_| change.op == Op::MakeDir);
-        let records =
-            |core: &Self| core.outbox.lane(&path).map_or(0, |lane| lane.records().count());
         let newest = self.outbox.lane(&path).and_then(|lane| lane.records().last());
-        let removed = newest.is_some_and(|record| record.op == Op::RemoveDir);
-        let count = records(self);
+        let replaces_removal = newest.is_some_and(|record| {
+            record.op == Op::RemoveDir && record.state != RecordState::Flight
+        });
         changes.recorded.push((change.op, path.clone()));
         self.forget_kept(&path, changes);
         self.outbox.record(change, stamp, &mut changes.rows);
         self.guard_removal(&path, now, changes);
-        // Removed and made again before anything was sent: the remote still has the folder, so its
-        // next removal is news.
-        if let Some(node) = made.filter(|_| removed && records(self) < count)
+        // Removed and made again: the remote may still have the folder, so its next removal is news.
+        if let Some(node) = made.filter(|_| replaces_removal)
             && let Some(folder) = self.tree.get_mut(node)
         {
             folder.synced.get_or_insert_default();
@@ -541,6 +544,7 @@ impl Core {
         now: Duration,
         changes: &mut Changes,
     ) -> Option<Record> {
+        self.overtake(path, None);
         let ended = self.outbox.finish(path, leads_to, now, &mut changes.rows)?;
         for blob in ended.0.blobs() {
             self.release_blob(blob, changes);

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Changes, SMALL_MAX};
-use super::inbound::{Inbound, Source};
+use super::core::SMALL_MAX;
+use super::inbound::Inbound;
 use super::plan::Task;
+use super::reads::Wanted;
 use super::shared::{Notice, NoticeKind, Shared};
 use crate::content::open::Body;
 use crate::node::{BlobId, Content, FileId, Ino};
@@ -25,6 +26,9 @@ const DISK_RESERVE_BYTES: u64 = 64 << 20;
 
 /// How long a path is left alone whose read led to nothing: it is open, or the read failed.
 const RECHECK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often a content is read that changes while it is read.
+const READS_MAX: usize = 16;
 
 /// Why a content cannot be had now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +56,7 @@ impl Shared {
         let gate = Arc::clone(self.fetches.entry(ino).or_default().value());
         let result = {
             let _alone = gate.lock().await;
-            self.fetch_content(ino).await
+            self.fetch_current(ino).await
         };
         self.fetches.remove_if(&ino, |_, gate| Arc::strong_count(gate) <= 2);
         result
@@ -69,16 +73,8 @@ impl Shared {
         }
     }
 
-    /// The path to fetch a node's content from, while it is only at the remote.
-    fn wanted(&self, ino: Ino) -> Option<(WsPath, u64)> {
-        let core = self.core();
-        let node = core.tree.get(ino)?;
-        let body = node.body()?;
-        if body.content != Content::Remote {
-            return None;
-        }
-        let path = node.origin.clone().or_else(|| core.tree.path_of(ino))?;
-        Some((path, body.size))
+    fn wanted(&self, ino: Ino) -> Option<Wanted> {
+        self.core().wanted(ino)
     }
 
     /// Whether a node lost its last name before its bytes were fetched.
@@ -88,28 +84,41 @@ impl Shared {
         core.tree.is_unlinked(ino) && body.is_some_and(|body| body.content == Content::Remote)
     }
 
-    async fn fetch_content(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
-        let Some((path, size)) = self.wanted(ino) else { return Ok(()) };
-        if size <= MEMORY_FETCH_MAX {
-            let file = self.remote.fetch(&path, MEMORY_FETCH_MAX).await;
+    /// Fetches until what was read is what is wanted: the file may change meanwhile.
+    async fn fetch_current(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
+        for _ in 0..READS_MAX {
+            let Some(wanted) = self.wanted(ino) else { return Ok(()) };
+            self.fetch_content(ino, &wanted).await?;
+        }
+        if self.wanted(ino).is_none() {
+            return Ok(());
+        }
+        let message = "the file changes faster than it can be read".to_owned();
+        Err(FetchError::Remote(RemoteError::Garbled { message }))
+    }
+
+    async fn fetch_content(self: &Arc<Self>, ino: Ino, wanted: &Wanted) -> Result<(), FetchError> {
+        let path = &wanted.path;
+        if wanted.size <= MEMORY_FETCH_MAX {
+            let file = self.remote.fetch(path, MEMORY_FETCH_MAX).await;
             match self.heard(file)? {
-                None => return Err(self.vanished(&path)),
+                None => return Err(self.vanished(path)),
                 Some(file) if file.body.is_some() => {
-                    self.check_version(ino, &path, &file)?;
-                    return self.take_fetched(ino, &path, &file);
+                    self.check_version(ino, path, &file)?;
+                    return self.take_fetched(ino, wanted, &file);
                 }
                 // It grew past what is taken into memory.
                 Some(_) => {}
             }
         }
-        let Some((file, id)) = self.fetch_to_disk(&path).await? else {
-            return Err(self.vanished(&path));
+        let Some((file, id)) = self.fetch_to_disk(path).await? else {
+            return Err(self.vanished(path));
         };
-        if let Err(error) = self.check_version(ino, &path, &file) {
+        if let Err(error) = self.check_version(ino, path, &file) {
             self.contents.discard(vec![id]);
             return Err(error);
         }
-        self.take_file(ino, &path, &file, id);
+        self.take_file(ino, wanted, &file, id);
         failpoint!("fetch.taken");
         Ok(())
     }
@@ -164,16 +173,14 @@ impl Shared {
     }
 
     /// Makes a working file that was fetched the node's content, if it still lacks one.
-    fn take_file(&self, ino: Ino, path: &WsPath, file: &RemoteFile, id: FileId) {
+    fn take_file(&self, ino: Ino, wanted: &Wanted, file: &RemoteFile, id: FileId) {
         let taken = self.contents.open.with(ino, |state| {
             let taken = self.step(|core, _, changes| {
-                let still = core.tree.get(ino).and_then(|node| node.body());
-                if still.is_none_or(|body| body.content != Content::Remote) {
-                    return false;
+                let wants = core.still_wants(ino, wanted, file);
+                if wants {
+                    core.take_read(ino, file, (Content::File(id), file.size.most()), changes);
                 }
-                note_version(core, ino, path, file, changes);
-                core.adopt_fetched(ino, Content::File(id), file.size.most(), changes);
-                true
+                wants
             });
             if taken && matches!(state.body, Body::Shared(_)) {
                 state.body = Body::Unloaded;
@@ -185,7 +192,7 @@ impl Shared {
         }
     }
 
-    fn take_fetched(&self, ino: Ino, path: &WsPath, file: &RemoteFile) -> Result<(), FetchError> {
+    fn take_fetched(&self, ino: Ino, wanted: &Wanted, file: &RemoteFile) -> Result<(), FetchError> {
         let Some(bytes) = &file.body else { return Err(FetchError::Gone) };
         let len = bytes.len() as u64;
         failpoint!("fetch.received");
@@ -201,8 +208,7 @@ impl Shared {
                 failpoint!("fetch.written");
             }
             self.step(|core, _, changes| {
-                let still = core.tree.get(ino).and_then(|node| node.body());
-                if still.is_none_or(|body| body.content != Content::Remote) {
+                if !core.still_wants(ino, wanted, file) {
                     changes.trash.extend(large);
                     return;
                 }
@@ -215,8 +221,7 @@ impl Shared {
                         Content::Blob(blob)
                     }
                 };
-                note_version(core, ino, path, file, changes);
-                core.adopt_fetched(ino, content, len, changes);
+                core.take_read(ino, file, (content, len), changes);
             });
             Ok(())
         })
@@ -270,15 +275,14 @@ impl Shared {
         failpoint!("recheck.read");
         let ino = self.core().file_at(&path);
         let apply = |quiet: bool| {
-            self.step(|core, now, changes| {
-                core.rechecks_in_flight.remove(&path);
-                let Ok(theirs) = &reply else { return Inbound::Busy };
-                core.check_read(&path, before.as_ref(), theirs.as_ref(), changes);
-                core.recheck.remove(&path);
-                changes.rows.push(Row::DeleteRecheck(path.clone()));
-                match theirs {
-                    Some(file) => core.stored(file, Source::Read, quiet, now, changes),
-                    None => core.removed(&path, quiet, now, changes),
+            self.step(|core, now, changes| match &reply {
+                Ok(theirs) => {
+                    core.check_read(&path, before.as_ref(), theirs.as_ref(), changes);
+                    core.rechecked(&path, theirs.as_ref(), quiet, now, changes)
+                }
+                Err(_) => {
+                    core.rechecks_in_flight.remove(&path);
+                    Inbound::Busy
                 }
             })
         };
@@ -291,8 +295,8 @@ impl Shared {
         }
         if let (Some(id), Ok(Some(file))) = (on_disk, &reply) {
             let ino = self.core().file_at(&path).filter(|_| applied == Inbound::Applied);
-            match ino {
-                Some(ino) => self.take_file(ino, &path, file, id),
+            match ino.and_then(|ino| Some((ino, self.wanted(ino)?))) {
+                Some((ino, wanted)) => self.take_file(ino, &wanted, file, id),
                 None => self.contents.discard(vec![id]),
             }
         }
@@ -427,27 +431,5 @@ impl Shared {
         let fetched = self.remote.fetch_to(path, &target, self.room()).await;
         drop(tokio::fs::remove_file(&target).await);
         fetched
-    }
-}
-
-/// A content that was fetched may be newer than the version that the node derived from; then the
-/// node derives from that one now.
-fn note_version(
-    core: &mut super::core::Core,
-    ino: Ino,
-    path: &WsPath,
-    file: &RemoteFile,
-    changes: &mut Changes,
-) {
-    let Some(node) = core.tree.get(ino) else { return };
-    let renamed = node.origin.is_some();
-    let known = node.synced.as_ref().and_then(|synced| synced.revision.clone());
-    let older = match (&file.revision, &known) {
-        (Some(fetched), Some(known)) => fetched.is_older_than(known),
-        _ => false,
-    };
-    if !renamed && !older && core.tree.path_of(ino).as_ref() == Some(path) && known != file.revision
-    {
-        core.adopt_version(ino, file, changes);
     }
 }

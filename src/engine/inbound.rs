@@ -77,6 +77,7 @@ impl Core {
         match change {
             EventChange::Stored(file) => self.stored(file, Source::Stream, quiet, now, changes),
             EventChange::Deleted { path, revision } => {
+                self.overtake(path, None);
                 let newer = self.tree.resolve(path).and_then(|ino| self.tree.get(ino));
                 let newer = newer.and_then(|node| node.synced.as_ref()?.revision.as_ref());
                 let stale = match (newer, revision) {
@@ -90,7 +91,7 @@ impl Core {
                 self.removed(path, quiet, now, changes)
             }
             EventChange::DirCreated { path } => self.folder_created(path, None, now, changes),
-            EventChange::DirDeleted { path } => self.folder_deleted(path, changes),
+            EventChange::DirDeleted { path } => self.folder_deleted(path, now, changes),
         }
     }
 
@@ -107,6 +108,7 @@ impl Core {
         self.forget_kept(path, changes);
         if source == Source::Stream {
             self.echoed(path);
+            self.overtake(path, file.revision.as_ref());
         }
         if self.is_pending(path) {
             let lane = self.outbox.lane_mut(path);
@@ -183,11 +185,11 @@ impl Core {
     }
 
     /// Whether the tree takes no more names from the remote: they are kept in memory.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.tree.len() >= self.settings.names_max
     }
 
-    fn left_out(&mut self, path: &WsPath) -> Inbound {
+    pub(super) fn left_out(&mut self, path: &WsPath) -> Inbound {
         let reason = format!("there are {} names already", self.tree.len());
         self.skip([Skipped { name: path.as_str().to_owned(), reason }]);
         Inbound::Skipped
@@ -195,7 +197,7 @@ impl Core {
 
     /// Something here has the name, or that of a folder above. It is reported now, looked at again
     /// when its way is free, and after a restart, which forgets what was reported.
-    fn hidden(&mut self, path: &WsPath, reason: &str, changes: &mut Changes) -> Inbound {
+    pub(super) fn hidden(&mut self, path: &WsPath, reason: &str, changes: &mut Changes) -> Inbound {
         self.skip([Skipped { name: path.as_str().to_owned(), reason: reason.to_owned() }]);
         changes.rows.push(Row::PutRecheck(path.clone()));
         Inbound::Skipped
@@ -228,10 +230,15 @@ impl Core {
             }
             return Inbound::Busy;
         }
-        let Some(ino) = self.tree.resolve(path) else { return Inbound::Known };
-        let Some(node) = self.tree.get(ino) else { return Inbound::Known };
+        let Some(node) = self.tree.resolve(path).and_then(|ino| self.tree.get(ino)) else {
+            return self.way_is_free(path, now, changes);
+        };
+        if node.is_dir() {
+            return self.way_is_free(path, now, changes);
+        }
+        let ino = node.ino;
         // Never was there, as far as we know: nothing of it can have been removed.
-        if node.is_dir() || node.local_only || node.synced.is_none() {
+        if node.local_only || node.synced.is_none() {
             return Inbound::Known;
         }
         // However it is learned. What is missing there is offered again when the suspicion ends.
@@ -274,53 +281,6 @@ impl Core {
         }
     }
 
-    /// A folder that exists of its own.
-    pub fn folder_created(
-        &mut self,
-        path: &WsPath,
-        mode: Option<u32>,
-        now: Now,
-        changes: &mut Changes,
-    ) -> Inbound {
-        if self.is_pending(path) || self.rules.is_local_only(path, true) {
-            return Inbound::Busy;
-        }
-        if self.is_full() && self.tree.resolve(path).is_none() {
-            return self.left_out(path);
-        }
-        let Some(ino) = self.folder_at(path, now, changes) else { return Inbound::Skipped };
-        let Some(node) = self.tree.get_mut(ino) else { return Inbound::Known };
-        if node.kind == (Kind::Dir { explicit: true }) && node.synced.is_some() {
-            return Inbound::Known;
-        }
-        node.kind = Kind::Dir { explicit: true };
-        node.synced = Some(Box::default());
-        node.mode = mode.unwrap_or(node.mode);
-        self.put_node(ino, changes);
-        Inbound::Applied
-    }
-
-    fn folder_deleted(&mut self, path: &WsPath, changes: &mut Changes) -> Inbound {
-        let Some(ino) = self.tree.resolve(path) else { return Inbound::Known };
-        if self.is_pending(path) || ino == ROOT {
-            return Inbound::Busy;
-        }
-        let empty = self.tree.children(ino).is_some_and(BTreeMap::is_empty);
-        let Some(node) = self.tree.get_mut(ino).filter(|node| node.is_dir()) else {
-            return Inbound::Known;
-        };
-        // What is still in it keeps it there.
-        node.kind = Kind::Dir { explicit: false };
-        node.synced = None;
-        self.put_node(ino, changes);
-        if empty && let Some(node) = self.tree.get(ino) {
-            let (parent, name) = (node.parent, Arc::clone(&node.name));
-            self.detach(ino, true, changes);
-            changes.invalidations.push(Invalidation::Entry { parent, name });
-        }
-        Inbound::Applied
-    }
-
     /// Lays one page of a listing under what is here. Returns the nodes that it confirms.
     pub fn apply_listing(
         &mut self,
@@ -346,9 +306,9 @@ impl Core {
                     if *explicit {
                         self.folder_created(path, *mode, now, changes);
                     }
-                    if let Some(ino) = self.tree.resolve(path) {
-                        seen.insert(ino);
-                    }
+                    // A file that has the folder's name here is another thing.
+                    let folder = self.tree.resolve(path).filter(|ino| self.is_dir(*ino));
+                    seen.extend(folder);
                 }
             }
         }
@@ -397,6 +357,10 @@ impl Core {
     #[must_use]
     pub fn is_pending(&self, path: &WsPath) -> bool {
         self.outbox.lane(path).is_some()
+    }
+
+    fn is_dir(&self, ino: Ino) -> bool {
+        self.tree.get(ino).is_some_and(Node::is_dir)
     }
 
     /// Notes the remote version from which a node now derives, and its metadata.
@@ -525,51 +489,13 @@ impl Core {
     }
 
     /// A new name from the remote: the kernel may remember that it was not there.
-    fn announce(&mut self, parent: Ino, name: &str, now: Now, changes: &mut Changes) {
+    pub(super) fn announce(&mut self, parent: Ino, name: &str, now: Now, changes: &mut Changes) {
         if let Some(folder) = self.tree.get_mut(parent) {
             folder.mtime = now.wall;
             folder.ctime = now.wall;
         }
         changes.invalidations.push(Invalidation::Entry { parent, name: Arc::from(name) });
         changes.invalidations.push(Invalidation::Node(parent));
-    }
-
-    /// The folder at `path`, with all folders above it, created where missing. `None` when a file
-    /// is in the way.
-    pub(super) fn folder_at(
-        &mut self,
-        path: &WsPath,
-        now: Now,
-        changes: &mut Changes,
-    ) -> Option<Ino> {
-        let mut at = ROOT;
-        for name in path.names() {
-            at = match self.tree.child(at, name) {
-                Some(ino) => self.tree.get(ino).filter(|node| node.is_dir()).map(|_| ino)?,
-                None => {
-                    let ino = Ino(self.take_id(&mut changes.rows));
-                    self.tree.insert(Node {
-                        ino,
-                        parent: at,
-                        name: Arc::from(name),
-                        kind: Kind::Dir { explicit: false },
-                        mode: 0o755,
-                        uid: self.settings.uid,
-                        gid: self.settings.gid,
-                        atime: now.wall,
-                        mtime: now.wall,
-                        ctime: now.wall,
-                        synced: None,
-                        origin: None,
-                        local_only: false,
-                    });
-                    self.put_node(ino, changes);
-                    self.announce(at, name, now, changes);
-                    ino
-                }
-            };
-        }
-        Some(at)
     }
 }
 

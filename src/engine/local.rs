@@ -350,6 +350,7 @@ impl Core {
             .skipped
             .keys()
             .filter_map(|name| WsPath::parse(name).ok())
+            .chain(self.hidden_folders.keys().cloned())
             .filter(|path| path.is_within(gone))
             .collect();
         for path in hidden {
@@ -360,7 +361,7 @@ impl Core {
 
     /// Takes a node out of the tree; `keep` lets it live on by number.
     pub(super) fn detach(&mut self, ino: Ino, keep: bool, changes: &mut Changes) {
-        if !self.skipped.is_empty()
+        if !(self.skipped.is_empty() && self.hidden_folders.is_empty())
             && let Some(path) = self.tree.path_of(ino)
         {
             self.uncover(&path, changes);
@@ -430,6 +431,7 @@ impl Core {
             blob,
             size: node.body().map_or(0, |body| body.size),
             held_until,
+            is_known_there: false,
         };
         self.record(change, now, changes);
     }
@@ -462,6 +464,7 @@ impl Core {
                 blob: None,
                 size: 0,
                 held_until: None,
+                is_known_there: before.synced.is_some(),
             };
             self.record(change, now, changes);
         }

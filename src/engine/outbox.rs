@@ -117,6 +117,8 @@ pub struct Change {
     pub size: u64,
     /// Hold it until then; monotonic.
     pub held_until: Option<Duration>,
+    /// For the removal of a folder: whether the remote may have it as one of its own.
+    pub is_known_there: bool,
 }
 
 /// Who and when, for a change.

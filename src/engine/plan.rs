@@ -255,13 +255,13 @@ impl Core {
         let quiet: Vec<WsPath> = self
             .recheck
             .iter()
-            .filter(|path| !self.is_pending(path) && !self.rechecks_in_flight.contains(*path))
+            .filter(|path| !self.is_pending(path) && !self.rechecks_in_flight.contains_key(*path))
             .filter(|path| !self.rechecks_postponed.contains_key(*path))
             .take(free)
             .cloned()
             .collect();
         for path in quiet {
-            self.rechecks_in_flight.insert(path.clone());
+            self.rechecks_in_flight.insert(path.clone(), None);
             plan.tasks.push(Task::Recheck(path));
         }
     }

@@ -189,7 +189,10 @@ impl Core {
                 if let Some(digest) = digest {
                     self.outbox.mark(&item.path, |slot| slot.record.note_sent(digest));
                 }
-                if revision.is_none() && record.op == Op::Put {
+                // A repeated request may be answered from memory, as it was the first time; somebody
+                // else may have changed or removed the file since.
+                let is_repeated = record.attempts > 1;
+                if (revision.is_none() || is_repeated) && record.op == Op::Put {
                     self.note_recheck(&item.path, changes);
                 }
             }

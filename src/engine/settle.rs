@@ -27,7 +27,9 @@ pub fn settle(record: &Record, ours: Option<&Digest>, theirs: Option<&RemoteFile
         return match record.op {
             // An edit against a remote removal creates the file again.
             Op::Put => Verdict::Resend(Base::Absent),
-            Op::Delete | Op::RemoveDir | Op::MakeDir => Verdict::Adopt,
+            Op::Delete => Verdict::Adopt,
+            // Of folders nothing can be read; asking again does no harm.
+            Op::RemoveDir | Op::MakeDir => Verdict::Resend(Base::Absent),
             Op::Meta => Verdict::Yield,
         };
     };
@@ -54,8 +56,9 @@ pub fn settle(record: &Record, ours: Option<&Digest>, theirs: Option<&RemoteFile
         Op::Put => Verdict::Keep,
         Op::Delete => Verdict::Yield,
         Op::Meta if is_base => base_now().map_or(Verdict::Yield, Verdict::Resend),
-        Op::Meta => Verdict::Yield,
-        Op::MakeDir | Op::RemoveDir => Verdict::Adopt,
+        // A file of the folder's name is in the way.
+        Op::Meta | Op::MakeDir => Verdict::Yield,
+        Op::RemoveDir => Verdict::Resend(Base::Absent),
     }
 }
 
@@ -140,6 +143,15 @@ mod tests {
         let date = |s| Base::Date(Timestamp::from_second(s).unwrap());
         assert_eq!(put(date(50), &[], Some(&theirs(4, "x"))), Verdict::Resend(revision(4)));
         assert_eq!(put(date(49), &[], Some(&theirs(4, "x"))), Verdict::Keep);
+    }
+
+    #[test]
+    fn folders_are_asked_for_again_and_give_way_to_files() {
+        let decide =
+            |op, theirs: Option<&RemoteFile>| settle(&record(op, Base::Absent, &[]), None, theirs);
+        assert_eq!(decide(Op::MakeDir, None), Verdict::Resend(Base::Absent));
+        assert_eq!(decide(Op::RemoveDir, None), Verdict::Resend(Base::Absent));
+        assert_eq!(decide(Op::MakeDir, Some(&theirs(1, "x"))), Verdict::Yield);
     }
 
     #[test]

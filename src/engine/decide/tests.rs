@@ -144,6 +144,7 @@ fn laid_out(records: &[Given], around: &Around) -> (Core, Now) {
             blob: None,
             size: given.size,
             held_until: None,
+            is_known_there: false,
         };
         let at = now.mono - Duration::from_millis(given.age_ms);
         let seq = Seq(n as u64 * 2 + 10);

@@ -93,7 +93,7 @@ pub(super) fn coalesce(
     let never_there = record.base == RecordBase::Known(Base::Absent) && record.attempts == 0;
     let undone = match (record.op, newer.op) {
         (Op::Put | Op::Meta, Op::Delete) => never_there,
-        (Op::MakeDir, Op::RemoveDir) | (Op::RemoveDir, Op::MakeDir) => record.attempts == 0,
+        (Op::MakeDir, Op::RemoveDir) => record.attempts == 0 && !newer.is_known_there,
         _ => false,
     };
     if undone {

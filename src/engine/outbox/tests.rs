@@ -19,6 +19,7 @@ fn change(op: Op, base: Base) -> Change {
         blob: (op == Op::Put).then_some(BlobId(3)),
         size: 10,
         held_until: None,
+        is_known_there: false,
     }
 }
 
@@ -73,6 +74,8 @@ fn unsent_changes_coalesce_to_the_newest_content_on_the_oldest_base() {
     check(&[(Meta, r1.clone()), (Put, r2.clone())], &[(Put, known(&r1))]);
     check(&[(Put, r1.clone()), (Meta, r2)], &[(Put, known(&r1))]);
     check(&[(MakeDir, absent.clone()), (RemoveDir, absent.clone())], &[]);
+    // Whether the remote has the folder as one of its own is not known: it is asked for.
+    check(&[(RemoveDir, absent.clone()), (MakeDir, absent.clone())], &[(MakeDir, known(&absent))]);
     check(
         &[(Delete, r1.clone()), (MakeDir, absent.clone())],
         &[(Delete, known(&r1)), (MakeDir, RecordBase::Follows)],

@@ -1,0 +1,109 @@
+//! Reads of the remote take time. What one found counts only if nothing overtook it: no event about
+//! the path, and no change of ours that the remote accepted meanwhile. Else something older would
+//! take the place of something newer, and stay. Pure.
+
+use super::core::{Changes, Core, Now};
+use super::inbound::{Inbound, Source};
+use crate::node::{Content, Ino, Synced};
+use crate::path::WsPath;
+use crate::remote::RemoteFile;
+use crate::revision::Revision;
+use crate::store::Row;
+
+/// What came while a path was being read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Overtaken {
+    /// News of this version: what was read may be it, or newer.
+    ByVersion(Revision),
+    /// Something that cannot be compared: a removal, or a change of ours.
+    ByOther,
+}
+
+/// A content that is only at the remote, when its reading began.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// Where the remote has it.
+    pub(super) path: WsPath,
+    /// How many bytes it is believed to have.
+    pub(super) size: u64,
+    /// The version that the node derived from.
+    synced: Option<Box<Synced>>,
+}
+
+impl Core {
+    /// Notes that something happened to a path; a read under way may be older than that.
+    pub(super) fn overtake(&mut self, path: &WsPath, by: Option<&Revision>) {
+        if let Some(reading) = self.rechecks_in_flight.get_mut(path) {
+            let version = by.filter(|_| *reading != Some(Overtaken::ByOther));
+            *reading = Some(version.cloned().map_or(Overtaken::ByOther, Overtaken::ByVersion));
+        }
+    }
+
+    /// Takes up what a path that was busy turned out to be at the remote. What is overtaken is read
+    /// again.
+    pub fn rechecked(
+        &mut self,
+        path: &WsPath,
+        theirs: Option<&RemoteFile>,
+        quiet: bool,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Inbound {
+        let is_current = match self.rechecks_in_flight.remove(path).flatten() {
+            None => true,
+            Some(Overtaken::ByVersion(heard)) => {
+                let read = theirs.and_then(|file| file.revision.as_ref());
+                read.is_some_and(|read| *read == heard || heard.is_older_than(read))
+            }
+            Some(Overtaken::ByOther) => false,
+        };
+        if !is_current {
+            return Inbound::Busy;
+        }
+        self.recheck.remove(path);
+        changes.rows.push(Row::DeleteRecheck(path.clone()));
+        match theirs {
+            Some(file) => self.stored(file, Source::Read, quiet, now, changes),
+            None => self.removed(path, quiet, now, changes),
+        }
+    }
+
+    /// What to read for a node's content, while that is only at the remote.
+    pub(super) fn wanted(&self, ino: Ino) -> Option<Wanted> {
+        let node = self.tree.get(ino)?;
+        let body = node.body().filter(|body| body.content == Content::Remote)?;
+        let path = node.origin.clone().or_else(|| self.tree.path_of(ino))?;
+        Some(Wanted { path, size: body.size, synced: node.synced.clone() })
+    }
+
+    /// Whether what was read for a node is still to become its content: nobody else brought it, and
+    /// the node did not move on to a version that this is not.
+    pub(super) fn still_wants(&self, ino: Ino, began: &Wanted, file: &RemoteFile) -> bool {
+        let Some(now) = self.wanted(ino) else { return false };
+        let version = now.synced.as_ref().and_then(|synced| synced.revision.as_ref());
+        now.path == began.path && (now.synced == began.synced || version == file.revision.as_ref())
+    }
+
+    /// Makes what was read the content of a node that [still wants](Self::still_wants) it. It may be
+    /// newer than the version that the node derived from; then the node derives from that one now.
+    pub(super) fn take_read(
+        &mut self,
+        ino: Ino,
+        file: &RemoteFile,
+        (content, len): (Content, u64),
+        changes: &mut Changes,
+    ) {
+        let Some(node) = self.tree.get(ino) else { return };
+        let known = node.synced.as_ref().and_then(|synced| synced.revision.clone());
+        let older = match (&file.revision, &known) {
+            (Some(read), Some(known)) => read.is_older_than(known),
+            _ => false,
+        };
+        let is_renamed = node.origin.is_some();
+        let is_here = self.tree.path_of(ino).as_ref() == Some(&file.path);
+        if !is_renamed && is_here && !older && known != file.revision {
+            self.adopt_version(ino, file, changes);
+        }
+        self.adopt_fetched(ino, content, len, changes);
+    }
+}
