@@ -31,7 +31,7 @@ impl Core {
     }
 
     /// Drops the content of a node, if it still may go. Returns the bytes freed.
-    fn evict(&mut self, ino: Ino, changes: &mut Changes) -> u64 {
+    pub(super) fn evict(&mut self, ino: Ino, changes: &mut Changes) -> u64 {
         if !self.tree.get(ino).is_some_and(|node| self.is_evictable(node)) {
             return 0;
         }

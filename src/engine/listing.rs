@@ -37,6 +37,11 @@ pub enum Missing {
     OfferAgain,
 }
 
+/// Whether a listing that lacks `missing` of the `known` files is not to be believed.
+pub(super) fn is_too_much_missing(missing: usize, known: usize) -> bool {
+    missing > MISSING_MIN && missing * 2 > known
+}
+
 impl Shared {
     /// Brings the tree up to date. `tail` is the newest event id noted before.
     ///
@@ -138,7 +143,7 @@ impl Shared {
             self.nudge.notify_one();
             return Ok(());
         }
-        if missing.len() > MISSING_MIN && missing.len() * 2 > known.files {
+        if is_too_much_missing(missing.len(), known.files) {
             let why = format!(
                 "the server lists {} of {} known files no more",
                 missing.len(),

@@ -1,0 +1,217 @@
+//! One mount of the model: its engine, its disk, and what is under way for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+use super::plants::Plant;
+use super::reference::{Entry, Reader};
+use super::remote::{Bytes, Remote, number};
+use crate::engine::core::{Core, Now, Settings};
+use crate::engine::inbound::Known;
+use crate::engine::plan::{Item, Task};
+use crate::engine::reads::Wanted;
+use crate::node::{BlobId, Content, FileId, Ino, Kind, Node, ROOT};
+use crate::path::WsPath;
+use crate::record::{ConflictRow, Record, Seq};
+use crate::remote::{Outcome, RemoteError, RemoteFile};
+use crate::revision::Revision;
+use crate::store::{Loaded, Row};
+
+/// What a crash leaves: the rows that were committed, and the working files.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Disk {
+    meta: HashMap<String, String>,
+    pub(super) nodes: BTreeMap<Ino, Node>,
+    pub(super) records: BTreeMap<Seq, Record>,
+    recheck: BTreeSet<WsPath>,
+    removals: BTreeSet<WsPath>,
+    conflicts: Vec<ConflictRow>,
+    pub(super) blobs: BTreeMap<BlobId, Bytes>,
+    pub(super) files: BTreeMap<FileId, Bytes>,
+    commits: u64,
+}
+
+impl Disk {
+    pub(super) fn commit(&mut self, rows: Vec<Row>, plant: Plant) {
+        self.commits += 1;
+        let now_and_then = self.commits.is_multiple_of(5);
+        for row in rows {
+            match row {
+                Row::PutNode(node) => drop(self.nodes.insert(node.ino, *node)),
+                Row::DeleteNode(ino) => drop(self.nodes.remove(&ino)),
+                Row::PutBlob(id, bytes) => drop(self.blobs.insert(id, number(&bytes))),
+                Row::DeleteBlob(id) => drop(self.blobs.remove(&id)),
+                Row::PutRecord(_) if plant == Plant::LostRecord && now_and_then => {}
+                Row::DeleteRecord(_) if plant == Plant::UndeadRecord && now_and_then => {}
+                Row::PutRecord(record) => drop(self.records.insert(record.seq, *record)),
+                Row::DeleteRecord(seq) => drop(self.records.remove(&seq)),
+                Row::SetMeta(key, Some(value)) => drop(self.meta.insert(key.into(), value)),
+                Row::SetMeta(key, None) => drop(self.meta.remove(key)),
+                Row::PutRecheck(path) => drop(self.recheck.insert(path)),
+                Row::DeleteRecheck(path) => drop(self.recheck.remove(&path)),
+                Row::PutRemoval(path) => drop(self.removals.insert(path)),
+                Row::DeleteRemoval(path) => drop(self.removals.remove(&path)),
+                Row::PutImported(_) => unreachable!("nothing is carried here"),
+                // Damage is outside of the model.
+                Row::PutSums(..) | Row::DeleteSums(_) | Row::Discard(_) => {}
+                Row::PutConflict(conflict) => {
+                    self.conflicts.retain(|other| other.id != conflict.id);
+                    self.conflicts.push(*conflict);
+                }
+                Row::DeleteConflict(id) => self.conflicts.retain(|other| other.id != id),
+            }
+        }
+    }
+
+    fn load(&self) -> Loaded {
+        Loaded {
+            meta: self.meta.clone(),
+            nodes: self.nodes.values().cloned().collect(),
+            records: self.records.values().cloned().collect(),
+            recheck: self.recheck.iter().cloned().collect(),
+            removals: self.removals.iter().cloned().collect(),
+            imported: HashSet::new(),
+            conflicts: self.conflicts.clone(),
+            blobs: self.blobs.keys().copied().collect(),
+            ..Loaded::default()
+        }
+    }
+}
+
+/// A request on its way: perhaps arrived, not answered yet.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) items: Vec<(Item, Option<Bytes>)>,
+    pub(super) is_bulk: bool,
+    /// What the server answers, once it got there.
+    pub(super) reply: Option<Result<Vec<Outcome>, RemoteError>>,
+}
+
+/// Something planned, or a read that was answered and not taken up yet: both sides go on meanwhile.
+#[derive(Debug)]
+pub(super) enum Work {
+    Task(Task),
+    /// With the revision that was known before.
+    Rechecked(WsPath, Option<Revision>, Option<RemoteFile>),
+    Settled(WsPath, Seq, Option<RemoteFile>),
+    Keep(Record),
+    Copied(Record, RemoteFile),
+    Fetched(Ino, Wanted, Option<RemoteFile>),
+}
+
+/// A listing under way.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The newest event noted before.
+    pub(super) tail: u64,
+    pub(super) known: Option<Known>,
+    pub(super) seen: HashSet<Ino>,
+    pub(super) after: Option<WsPath>,
+    /// What it did not show, to be looked at one by one.
+    pub(super) missing: Option<VecDeque<WsPath>>,
+    pub(super) folders: Vec<WsPath>,
+}
+
+impl Listing {
+    pub(super) fn new(tail: u64) -> Self {
+        Self {
+            tail,
+            known: None,
+            seen: HashSet::new(),
+            after: None,
+            missing: None,
+            folders: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) core: Core,
+    pub(super) disk: Disk,
+    pub(super) reader: Reader,
+    pub(super) requests: Vec<Request>,
+    /// Requests that nobody waits for any more and that may still arrive.
+    pub(super) strays: Vec<Request>,
+    pub(super) work: Vec<Work>,
+    /// Numbers of the events on the wire, and of the last one put there.
+    pub(super) wire: VecDeque<u64>,
+    pub(super) pushed: u64,
+    /// The number of the last event that was taken up.
+    pub(super) position: u64,
+    pub(super) listing: Option<Listing>,
+    pub(super) is_cut: bool,
+    /// When what is under a name was last put there, as far as readers saw.
+    pub(super) shown: HashMap<(WsPath, Bytes), u64>,
+    /// Records that ended; none comes back.
+    pub(super) ended: BTreeSet<Seq>,
+}
+
+impl Mount {
+    pub(super) fn new(now: Now, seed: u64) -> Self {
+        let (core, changes) = Core::new(Loaded::default(), Settings::default(), now, seed);
+        let mut disk = Disk::default();
+        disk.commit(changes.rows, Plant::Nothing);
+        Self {
+            core,
+            disk,
+            reader: Reader::default(),
+            requests: Vec::new(),
+            strays: Vec::new(),
+            work: vec![Work::Task(Task::Probe)],
+            wire: VecDeque::new(),
+            pushed: 0,
+            position: 0,
+            listing: Some(Listing::new(0)),
+            is_cut: false,
+            shown: HashMap::new(),
+            ended: BTreeSet::new(),
+        }
+    }
+
+    /// What is left of the process is what is on disk.
+    pub(super) fn restart(&mut self, newest: u64, now: Now, seed: u64) {
+        self.work = vec![Work::Task(Task::Probe)];
+        let (core, changes) = Core::new(self.disk.load(), Settings::default(), now, seed);
+        self.core = core;
+        self.disk.commit(changes.rows, Plant::Nothing);
+        let cursor = self.core.cursor.as_ref().filter(|_| self.core.listed);
+        let position = cursor.and_then(|cursor| cursor.id.ordinal());
+        self.listing = position.is_none().then(|| Listing::new(newest));
+        self.follow(position.unwrap_or(newest));
+    }
+
+    /// Follows the events after this one.
+    pub(super) fn follow(&mut self, position: u64) {
+        self.position = position;
+        self.pushed = position;
+        self.wire.clear();
+    }
+
+    /// The content of a node, as far as it can be told.
+    pub(super) fn bytes_of(&self, ino: Ino, remote: &Remote) -> Option<Bytes> {
+        let node = self.core.tree.get(ino)?;
+        match node.body()?.content {
+            Content::Empty => Some(0),
+            Content::Blob(blob) => self.disk.blobs.get(&blob).copied(),
+            Content::File(file) => self.disk.files.get(&file).copied(),
+            Content::Remote if node.origin.is_some() => None,
+            Content::Remote => {
+                let synced = node.synced.as_ref()?;
+                let by_revision = synced.revision.as_ref().and_then(|at| remote.contents.get(at));
+                let by_digest = || synced.digest.and_then(|digest| remote.digests.get(&digest));
+                by_revision.or_else(by_digest).copied()
+            }
+        }
+    }
+
+    /// What a reader sees now.
+    pub(super) fn view(&self, remote: &Remote) -> Reader {
+        let entry = |node: &Node| match node.kind {
+            Kind::Dir { .. } => Entry::Dir,
+            Kind::File(_) | Kind::Symlink { .. } => Entry::File(self.bytes_of(node.ino, remote)),
+        };
+        let named = |node: &Node| Some((self.core.tree.path_of(node.ino)?, entry(node)));
+        let nodes = self.core.tree.nodes().filter(|node| node.ino != ROOT);
+        Reader { tree: nodes.filter_map(named).collect() }
+    }
+}

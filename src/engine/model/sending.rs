@@ -1,0 +1,265 @@
+//! The way out: plans, requests, replies, as the runner and `transfer` do it.
+
+use std::time::Duration;
+
+use super::checks::Cause;
+use super::mount::{Request, Work};
+use super::plants::Plant;
+use super::remote::{Bytes, digest};
+use super::story::{Arrival, Fate, Pace};
+use super::world::World;
+use crate::engine::decide::tests::{handed_out, said};
+use crate::engine::plan::{Item, ItemSource, Task};
+use crate::engine::replies::Answer;
+use crate::path::WsPath;
+use crate::record::Op;
+use crate::remote::{Outcome, RemoteError};
+
+fn unreachable(maybe_applied: bool) -> RemoteError {
+    RemoteError::Unreachable { message: "lost".into(), maybe_applied }
+}
+
+fn unsent(item: Item) -> Answer {
+    Answer { item, digest: None, outcome: None }
+}
+
+impl World {
+    pub(super) fn plan(&mut self, at: usize, pace: Pace) {
+        self.pass(pace.duration());
+        let said = said(&self.mounts[at].core, self.now);
+        let plan = self.step(at, &Cause::Nothing, |core, now, _| core.plan(now));
+        // What people are told is what is done.
+        assert_eq!(handed_out(&plan), said);
+        let mount = &mut self.mounts[at];
+        if mount.core.link.pause().is_some() {
+            let sends =
+                |task: &Task| matches!(task, Task::Bulk(_) | Task::Single(_) | Task::Settle { .. });
+            assert!(!plan.tasks.iter().any(sends), "sent while paused");
+        }
+        mount.work.extend(plan.tasks.into_iter().map(Work::Task));
+    }
+
+    /// Does one of the things that were planned.
+    pub(super) fn work(&mut self, at: usize, pick: u8) {
+        let work = &mut self.mounts[at].work;
+        if work.is_empty() {
+            return;
+        }
+        let work = work.remove(usize::from(pick) % work.len());
+        self.tell(|| format!("{work:?}"));
+        match work {
+            Work::Task(Task::Bulk(items)) => self.send(at, items, true),
+            Work::Task(Task::Single(item)) => self.send(at, vec![*item], false),
+            Work::Task(Task::Probe) => self.probe(at),
+            Work::Task(Task::Settle { path, seq }) => self.read_to_settle(at, path, seq),
+            Work::Task(Task::Recheck(path)) => self.read_again(at, path),
+            Work::Task(Task::Fetch(ino)) => self.read_content(at, ino),
+            Work::Rechecked(path, before, theirs) => {
+                self.rechecked(at, &path, before.as_ref(), theirs.as_ref());
+            }
+            Work::Settled(path, seq, theirs) => self.settled(at, &path, seq, theirs.as_ref()),
+            Work::Keep(record) => self.copy_theirs(at, record),
+            Work::Copied(record, theirs) => self.keep_both(at, &record, &theirs),
+            Work::Fetched(ino, wanted, theirs) => {
+                self.fetched(at, ino, &wanted, theirs.as_ref());
+            }
+        }
+    }
+
+    fn probe(&mut self, at: usize) {
+        let is_cut = self.mounts[at].is_cut;
+        let capabilities = self.remote.capabilities();
+        self.step(at, &Cause::Nothing, |core, now, changes| {
+            core.probing = false;
+            if is_cut {
+                let jitter = core.jitter();
+                core.link.failed(&unreachable(false), now.mono, now.wall, jitter);
+            } else {
+                core.link.reached();
+                core.set_capabilities(capabilities, changes);
+            }
+        });
+    }
+
+    /// The bytes of an item; `None` when they cannot be had now.
+    fn load(&mut self, at: usize, item: &Item) -> Option<Option<Bytes>> {
+        if item.op != Op::Put || item.moved_from.is_some() {
+            return Some(None);
+        }
+        let disk = &self.mounts[at].disk;
+        Some(Some(match &item.source {
+            ItemSource::Nothing => 0,
+            ItemSource::Blob(blob) => *disk.blobs.get(blob).expect("what is to be sent was freed"),
+            // A file that was removed meanwhile.
+            ItemSource::File(file) => *disk.files.get(file)?,
+            ItemSource::Remote(ino) => {
+                let ino = *ino;
+                if !self.fetch_or_lose(at, ino) {
+                    return None;
+                }
+                self.local_bytes(at, ino)?
+            }
+            ItemSource::Text(_) => unreachable!("no symbolic links here"),
+        }))
+    }
+
+    fn send(&mut self, at: usize, items: Vec<Item>, is_bulk: bool) {
+        let mut ready = Vec::new();
+        let mut unready = Vec::new();
+        for item in items {
+            match self.load(at, &item) {
+                Some(bytes) => ready.push((item, bytes)),
+                None => unready.push(item),
+            }
+        }
+        if self.plant == Plant::SwappedBytes && ready.len() > 1 {
+            let (one, two) = (ready[0].1, ready[1].1);
+            if one.is_some() && two.is_some() {
+                (ready[0].1, ready[1].1) = (two, one);
+            }
+        }
+        self.step(at, &Cause::Nothing, |core, now, changes| {
+            for item in &unready {
+                core.outbox.mark(&item.path, |slot| {
+                    slot.held_until = Some(now.mono + Duration::from_secs(1));
+                });
+            }
+            core.return_items(unready.into_iter().map(unsent).collect(), now, changes);
+            if ready.is_empty() {
+                if is_bulk { core.batch_over() } else { core.single_over() }
+            }
+            for (item, bytes) in ready.iter().filter(|(item, _)| item.op == Op::Put) {
+                core.note_sending(&item.path, item.seq, bytes.map(digest), changes);
+            }
+        });
+        if !ready.is_empty() {
+            self.mounts[at].requests.push(Request { items: ready, is_bulk, reply: None });
+        }
+    }
+
+    /// A request gets to the server.
+    pub(super) fn arrive(&mut self, at: usize, pick: u8, how: Arrival) {
+        let mount = &self.mounts[at];
+        let on_way: Vec<usize> =
+            (0..mount.requests.len()).filter(|n| mount.requests[*n].reply.is_none()).collect();
+        if on_way.is_empty() || mount.is_cut {
+            return;
+        }
+        let n = on_way[usize::from(pick) % on_way.len()];
+        let request = self.mounts[at].requests[n].clone();
+        // What was sent before for the same paths either came before, or never will.
+        self.forget_strays(at, &request);
+        let busy = || RemoteError::Busy { status: 503, message: "busy".into(), retry_after: None };
+        let invalid = || RemoteError::Invalid { message: "no".into() };
+        let reply = match how {
+            Arrival::Whole | Arrival::Twice => Ok(self.apply(at, &request, None)),
+            Arrival::Forbidden(which) => Ok(self.apply(at, &request, Some(which))),
+            Arrival::Invalid => Err(invalid()),
+            Arrival::TooLarge => Err(RemoteError::TooLarge),
+            Arrival::Busy => Err(busy()),
+            Arrival::BusyAfter => {
+                self.apply(at, &request, None);
+                Err(busy())
+            }
+        };
+        self.tell(|| format!("the server says {reply:?}"));
+        self.mounts[at].requests[n].reply = Some(reply);
+        if how == Arrival::Twice {
+            self.mounts[at].strays.push(request);
+        }
+    }
+
+    /// A copy, or a request that was given up, arrives at last.
+    pub(super) fn stray(&mut self, pick: u8) {
+        let all: Vec<(usize, usize)> = (0..self.mounts.len())
+            .flat_map(|at| (0..self.mounts[at].strays.len()).map(move |n| (at, n)))
+            .collect();
+        if all.is_empty() {
+            return;
+        }
+        let (at, n) = all[usize::from(pick) % all.len()];
+        let request = self.mounts[at].strays.remove(n);
+        let outcomes = self.apply(at, &request, None);
+        self.tell(|| format!("a stray request arrives: {outcomes:?}"));
+    }
+
+    fn forget_strays(&mut self, at: usize, request: &Request) {
+        let paths = paths(request);
+        let strays = &mut self.mounts[at].strays;
+        strays.retain(|stray| !self::paths(stray).iter().any(|path| paths.contains(path)));
+    }
+
+    /// What the server does with a request; one change may be refused for good.
+    fn apply(&mut self, at: usize, request: &Request, refused: Option<u8>) -> Vec<Outcome> {
+        let refused = refused.map(|which| usize::from(which) % request.items.len());
+        let mut outcomes = Vec::new();
+        for (n, (item, bytes)) in request.items.iter().enumerate() {
+            if refused == Some(n) {
+                let (code, message) = ("forbidden".to_owned(), "no".to_owned());
+                outcomes.push(Outcome::Refused { code, message });
+                continue;
+            }
+            let (outcome, replaced) = self.remote.apply(item, *bytes);
+            self.check_replaced(at, &replaced);
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    /// A request ends for the mount.
+    pub(super) fn answer(&mut self, at: usize, pick: u8, fate: Fate) {
+        let mount = &mut self.mounts[at];
+        if mount.requests.is_empty() {
+            return;
+        }
+        let n = usize::from(pick) % mount.requests.len();
+        let is_cut = mount.is_cut;
+        let request = mount.requests.remove(n);
+        let reply = match (request.reply.clone(), fate) {
+            (Some(reply), Fate::Heard) if !is_cut => reply,
+            (Some(Ok(mut outcomes)), Fate::Silent(which)) if !is_cut => {
+                let which = usize::from(which) % outcomes.len();
+                outcomes[which] = Outcome::Unknown;
+                Ok(outcomes)
+            }
+            (None, Fate::Late) => {
+                mount.strays.push(request.clone());
+                Err(unreachable(true))
+            }
+            (reply, _) => Err(unreachable(reply.is_some() || !is_cut)),
+        };
+        self.tell(|| format!("the mount hears {reply:?}"));
+        let Request { items, is_bulk, .. } = request;
+        let tasks = self.step(at, &Cause::Nothing, |core, now, changes| {
+            if is_bulk {
+                core.batch_over();
+            } else {
+                core.single_over();
+            }
+            match reply {
+                Err(error) => {
+                    let items = items.into_iter().map(|(item, _)| item).collect();
+                    core.failed(items, &error, 1 << 20, now, changes);
+                    Vec::new()
+                }
+                Ok(outcomes) => {
+                    let answers =
+                        items.into_iter().zip(outcomes).map(|((item, bytes), outcome)| {
+                            let digest = bytes.map(digest);
+                            Answer { item, digest, outcome: Some(outcome) }
+                        });
+                    core.answered(answers.collect(), Duration::ZERO, now, changes)
+                }
+            }
+        });
+        self.mounts[at].work.extend(tasks.into_iter().map(Work::Task));
+    }
+}
+
+fn paths(request: &Request) -> Vec<&WsPath> {
+    fn of(item: &Item) -> Option<&WsPath> {
+        item.moved_from.as_ref().map(|(from, _)| from)
+    }
+    let each = request.items.iter();
+    each.flat_map(|(item, _)| std::iter::once(&item.path).chain(of(item))).collect()
+}
