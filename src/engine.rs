@@ -20,6 +20,7 @@ pub mod inbound;
 pub mod link;
 pub mod listing;
 pub mod local;
+pub mod merge;
 #[cfg(test)]
 mod model;
 pub mod outbox;

@@ -60,6 +60,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("clap", &["args", "main"]),
     ("dashmap", &["content", "engine", "fs"]),
     ("fail", &["failpoints"]),
+    ("diffy", &["engine"]),
     ("fuser", &["fuse"]),
     ("ignore", &["ignore_rules"]),
     ("mountctl", &["config", "control", "daemon", "main", "report", "serve"]),
