@@ -87,6 +87,19 @@ pub struct MountArgs {
     /// How long to keep sending when stopping; the rest stays in the outbox
     #[arg(long, value_name = "TIME", default_value = "8s", value_parser = duration)]
     pub drain: Duration,
+    /// What to do when both sides changed a file: keep (a conflict copy that waits for you), merge
+    /// (where that is clean, else keep), ours, theirs; the other side is kept beside in any case.
+    /// GLOB as in .gitignore, left out: all files; may be given several times, the last that fits
+    /// counts [default: merge]
+    #[arg(long, value_name = "[GLOB=]POLICY")]
+    pub conflict: Vec<String>,
+    /// Show ours beside the file as well, as `name (conflict HOST TIME).ext`, when a conflict waits
+    /// for you; it is an ordinary file, sent like any other
+    #[arg(long)]
+    pub conflict_siblings: bool,
+    /// How long the copies of resolved conflicts are kept; those of open ones stay
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = duration)]
+    pub conflict_keep: Duration,
     /// Let other users use the mount, subject to the permission bits
     #[arg(long)]
     pub allow_other: bool,
@@ -125,17 +138,18 @@ pub struct ServeArgs {
     pub no_extensions: bool,
 }
 
-/// Parses `20ms`, `5s`, `2m`, `1h`.
+/// Parses `20ms`, `5s`, `2m`, `1h`, `30d`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let wrong = || format!("`{text}` is not a duration; write it like 20ms, 5s, 2m or 1h");
+    let wrong = || format!("`{text}` is not a duration; write it like 20ms, 5s, 2m, 1h or 30d");
     let number: u64 = number.parse().map_err(|_error| wrong())?;
     let millis = match unit {
         "ms" => Some(number),
         "s" => number.checked_mul(1000),
         "m" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
         _ => None,
     };
     millis.map(Duration::from_millis).ok_or_else(wrong)
@@ -182,6 +196,7 @@ mod tests {
     fn durations_have_units() {
         assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 24 * 3600)));
         for wrong in ["", "5", "ms", "5 s", "-1s", "99999999999999999999s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }

@@ -9,6 +9,7 @@ use mountctl::paths;
 use url::Url;
 
 use crate::args::MountArgs;
+use crate::conflict_policy::Policies;
 use crate::path::WsPath;
 use crate::remote::http::check_url;
 use crate::report::Report;
@@ -60,6 +61,12 @@ pub struct Config {
     pub circuit_cool_down: Duration,
     /// See [`crate::args::MountArgs`].
     pub drain: Duration,
+    /// What becomes of files that both sides changed.
+    pub conflict_policies: Policies,
+    /// See [`crate::args::MountArgs`].
+    pub conflict_siblings: bool,
+    /// See [`crate::args::MountArgs`].
+    pub conflict_keep: Duration,
     /// Let other users in.
     pub allow_other: bool,
     /// Threads that answer the kernel.
@@ -216,6 +223,13 @@ impl Config {
             circuit_failures: args.circuit_failures,
             circuit_cool_down: args.circuit_cool_down,
             drain: args.drain,
+            conflict_policies: Policies::parse(&args.conflict).map_err(|why| {
+                usage(format!("--conflict: {why}")).why(
+                    "a rule is POLICY or GLOB=POLICY, where POLICY is keep, merge, ours or theirs",
+                )
+            })?,
+            conflict_siblings: args.conflict_siblings,
+            conflict_keep: args.conflict_keep,
             allow_other: args.allow_other,
             threads: usize::from(args.threads),
         })

@@ -4,6 +4,7 @@
 //! of the daemon and root are let in, by the kernel's word on who is at the other end.
 
 mod approvals;
+mod conflicts;
 mod events;
 mod link;
 mod status;
@@ -214,7 +215,7 @@ pub async fn serve(
             &format!("{}/{{id}}", route::APPROVALS),
             get(approvals::show).post(approvals::decide),
         )
-        .route(route::CONFLICTS, get(conflicts))
+        .merge(conflicts::routes())
         .route(route::EVENTS, get(events::events))
         .route(route::UNMOUNT, post(unmount))
         .fallback(unknown)
@@ -289,12 +290,6 @@ async fn status(State(control): State<Arc<Control>>) -> Response {
 async fn outbox(State(control): State<Arc<Control>>) -> Response {
     let began = control.began();
     control.success(schema::OUTBOX, began, status::outbox(&control.shared))
-}
-
-async fn conflicts(State(control): State<Arc<Control>>) -> Response {
-    let began = control.began();
-    let list = status::conflicts(&control.shared, &control.facts.conflicts_folder);
-    control.success(schema::CONFLICTS, began, list)
 }
 
 /// The body of a request: a JSON object, whatever type it is announced as; an empty one is all

@@ -8,7 +8,11 @@
 //! node it belongs to change in one step under the lock and in one submission to the store.
 
 pub mod approvals;
+pub mod base;
+mod beside;
 pub mod conflict;
+pub mod conflict_files;
+mod copies;
 pub mod core;
 pub mod decide;
 pub mod evict;
@@ -29,8 +33,10 @@ mod reads;
 pub mod rename;
 pub mod replies;
 pub mod reset;
+pub mod resolve;
 pub mod runner;
 pub mod seal;
+pub mod settings;
 pub mod settle;
 pub mod shared;
 pub mod standing;

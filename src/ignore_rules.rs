@@ -1,8 +1,7 @@
 //! Which paths are local-only: kept and served here, never sent.
 //!
 //! The rules are those of `.gitignore` files, read from `.mountignore` at the root of the mount
-//! and from a file of the user's own, after built-in ones for version-control folders. Pure; the
-//! one door to the `ignore` crate.
+//! and from a file of the user's own, after built-in ones for version-control folders. Pure.
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 

@@ -28,6 +28,7 @@ pub mod store;
 
 pub mod checksum;
 pub mod clock;
+pub mod conflict_policy;
 pub mod digest;
 pub mod ignore_rules;
 pub mod node;

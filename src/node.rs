@@ -15,6 +15,9 @@ pub struct Ino(pub u64);
 /// The inode number of the mount's root, fixed by FUSE.
 pub const ROOT: Ino = Ino(1);
 
+/// Contents of files up to this many bytes live in the store; larger ones in working files.
+pub const SMALL_MAX: u64 = 64 << 10;
+
 /// Names a small content in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobId(pub u64);

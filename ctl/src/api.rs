@@ -9,15 +9,20 @@
 
 mod approvals;
 mod calls;
+mod conflicts;
 mod envelope;
 mod exit;
 mod status;
 
 pub use approvals::{ApprovalList, ApprovalRecord, ApprovalReply, ApprovalRequest};
 pub use calls::{
-    ConflictList, ConflictRecord, Event, EventAction, EventKind, EventsQuery, FlushReply,
-    FlushRequest, Hello, Ours, OutboxList, OutboxOp, OutboxRecord, PauseReply, PauseRequest,
-    RecordState, ResumeReply, Theirs, UnmountReply, UnmountRequest,
+    Event, EventAction, EventKind, EventsQuery, FlushReply, FlushRequest, Hello, OutboxList,
+    OutboxOp, OutboxRecord, PauseReply, PauseRequest, RecordState, ResumeReply, UnmountReply,
+    UnmountRequest,
+};
+pub use conflicts::{
+    ConflictDetail, ConflictDiff, ConflictList, ConflictNow, ConflictRecord, ConflictResolution,
+    ConflictsQuery, Ours, ResolveReply, ResolveRequest, ResolveResult, ResolveWith, Theirs,
 };
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Meta};
 pub use exit::ExitCode;
@@ -62,6 +67,12 @@ pub mod schema {
     pub const APPROVED: &str = "mountd.approved/1";
     /// Reply of `GET /v1/conflicts`.
     pub const CONFLICTS: &str = "mountd.conflicts/1";
+    /// Reply of `GET /v1/conflicts/{id}`.
+    pub const CONFLICT: &str = "mountd.conflict/1";
+    /// Reply of `GET /v1/conflicts/{id}/diff`.
+    pub const CONFLICT_DIFF: &str = "mountd.conflict_diff/1";
+    /// Reply of `POST /v1/conflicts/resolve`.
+    pub const RESOLVE: &str = "mountd.resolve/1";
     /// Reply of `POST /v1/unmount`.
     pub const UNMOUNT: &str = "mountd.unmount/1";
     /// Versions of `mountctl` and of the daemons (`mountctl version --json`).
@@ -86,8 +97,16 @@ pub mod route {
     pub const OUTBOX: &str = "/v1/outbox";
     /// `GET`: what waits for a person; below it by id, `GET` for all of one, `POST` decides.
     pub const APPROVALS: &str = "/v1/approvals";
-    /// `GET`: the open conflicts.
+    /// `GET`: the conflicts.
     pub const CONFLICTS: &str = "/v1/conflicts";
+    /// `GET`: one conflict.
+    pub const CONFLICT: &str = "/v1/conflicts/{id}";
+    /// `GET`: the differences between its versions.
+    pub const CONFLICT_DIFF: &str = "/v1/conflicts/{id}/diff";
+    /// `POST`: ends one conflict.
+    pub const CONFLICT_RESOLVE: &str = "/v1/conflicts/{id}/resolve";
+    /// `POST`: ends several conflicts.
+    pub const RESOLVE: &str = "/v1/conflicts/resolve";
     /// `GET`: the event stream.
     pub const EVENTS: &str = "/v1/events";
     /// `POST`: drains for a bounded time, then unmounts and ends the daemon.

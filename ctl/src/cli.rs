@@ -1,9 +1,15 @@
 //! The command line.
 
+mod conflicts;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::conflicts::{
+    ChosenConflicts, ConflictArgs, ConflictDiffArgs, ConflictsAction, ConflictsArgs,
+    ConflictsListArgs, ConflictsMergeArgs, ConflictsResolveArgs,
+};
 use crate::units::parse_duration;
 
 /// How long to wait for a daemon's answer, unless said otherwise.
@@ -85,8 +91,8 @@ pub enum Command {
     Approvals(ApprovalsArgs),
     /// Approve what `approvals` shows, or refuse it.
     Approve(ApproveArgs),
-    /// List the conflicts that wait for a decision.
-    Conflicts(ListArgs),
+    /// List, compare, merge and end the conflicts that wait for a decision.
+    Conflicts(ConflictsArgs),
     /// Show what happens: local and remote changes, uploads, conflicts.
     Events(EventsArgs),
     /// Send what is left for a bounded time, then unmount.

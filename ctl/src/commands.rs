@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share.
 
 mod approvals;
+mod confirm;
 mod conflicts;
 mod daemon;
 mod events;
@@ -93,9 +94,9 @@ async fn dispatch(ctx: Ctx<'_>, command: Command) -> Outcome {
         Command::Resume => resume::run(ctx).await,
         Command::Flush(args) => flush::run(ctx, args).await,
         Command::Outbox(_) => outbox::run(ctx).await,
-        Command::Conflicts(_) => conflicts::run(ctx).await,
         Command::Approvals(args) => approvals::run(ctx, args).await,
         Command::Approve(args) => approvals::approve(ctx, args).await,
+        Command::Conflicts(args) => conflicts::run(ctx, args).await,
         Command::Events(args) => events::run(ctx, &args).await,
         Command::Unmount(args) => unmount::run(ctx, &args).await,
         Command::Version => version::run(ctx).await,

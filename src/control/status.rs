@@ -1,14 +1,13 @@
 //! What the daemon says of itself: read from the core in one look, nothing kept beside it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use mountctl::api::{
     AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
-    ConflictList, ConflictRecord, ConflictsStatus, LastError, MountMode, MountState, MountStatus,
-    Ours, OutboxList, OutboxOp, OutboxRecord, PauseInfo, PauseStatus, RecordState as ApiState,
-    RetryStatus, StreamHealth, StreamMode, StreamStatus, Theirs, UploadsStatus,
+    ConflictsStatus, LastError, MountMode, MountState, MountStatus, OutboxList, OutboxOp,
+    OutboxRecord, PauseInfo, PauseStatus, RecordState as ApiState, RetryStatus, StreamHealth,
+    StreamMode, StreamStatus, UploadsStatus,
 };
 
 use super::MountFacts;
@@ -267,36 +266,6 @@ fn words(hold: Hold) -> String {
         Hold::Needs(_) => "bytes that it would overwrite are fetched first".to_owned(),
         Hold::Frozen => "deletes are frozen: the server looks reset".to_owned(),
     }
-}
-
-pub(super) fn conflicts(shared: &Shared, folder: &Path) -> ConflictList {
-    let core = shared.core();
-    let record = |row: &crate::record::ConflictRow| ConflictRecord {
-        id: row.id.clone(),
-        path: row.path.as_str().to_owned(),
-        at: Some(row.at),
-        kind: row.kind.clone(),
-        base_revision: row.base_revision.clone(),
-        theirs_revision: row.theirs_revision.clone(),
-        ours: Ours {
-            size: row.ours.map(|side| side.0),
-            sha256: row.ours.map(|side| side.1.to_string()),
-            modified_at: None,
-        },
-        theirs: Theirs {
-            size: row.theirs.map(|side| side.0),
-            sha256: row.theirs.map(|side| side.1.to_string()),
-            deleted: false,
-        },
-        dir: if row.folder.is_empty() {
-            String::new()
-        } else {
-            folder.join(&row.folder).display().to_string()
-        },
-    };
-    let mut conflicts: Vec<_> = core.open_conflicts().map(record).collect();
-    conflicts.reverse();
-    ConflictList { conflicts }
 }
 
 fn age_ms(at: Timestamp, now: Now) -> u64 {

@@ -1,97 +1,91 @@
-//! Conflict copies: both sides on disk before either is replaced.
+//! Conflicts as they arise: both sides are safe on disk before either is replaced.
 //!
-//! A copy is a folder `<id>.conflict-<UTC time>` with `meta.json`, `local`, `base` (if known) and
-//! `remote`. It is complete and synced before the remote's version takes the name; a crash in
-//! between leaves the record in the outbox, and the next attempt writes a copy again.
+//! A conflict copy is complete and synced before anything takes the name; then one step puts the
+//! outcome into tree, outbox and the list of conflicts. A crash before that step leaves the record
+//! in the outbox and a folder that nothing lists, and the next attempt writes another copy; a crash
+//! after it leaves the outcome. What the outcome is, is a matter of the policy for the path.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::core::SMALL_MAX;
+use super::copies::{CopyFolder, Source, write_synced};
+use super::core::{Core, SMALL_MAX};
+use super::merge::{Merge, text, three_way};
 use super::shared::{Notice, NoticeKind, Shared};
-use super::verdict::{base_text, theirs_of};
+use super::verdict::{Push, base_text, theirs_of};
+use crate::conflict_policy::Policy;
 use crate::content::open::{Body, OpenState};
-use crate::digest::{Digest, Hasher};
-use crate::node::{Content, Kind};
-use crate::record::{ConflictRow, Record};
+use crate::digest::Digest;
+use crate::node::{Content, Ino, Kind};
+use crate::record::{ConflictRow, How, Record, Resolution};
 use crate::remote::RemoteFile;
 
 /// How long a conflict waits for the file to be closed.
 const OPEN_WAIT: Duration = Duration::from_secs(1);
 
-/// What `meta.json` says.
-#[derive(Debug, serde::Serialize)]
-struct Meta<'a> {
-    id: &'a str,
-    path: &'a str,
-    kind: &'a str,
-    at: String,
-    host: String,
-    base_revision: Option<String>,
-    local: Side,
-    remote: Side,
-}
-
-/// One side in `meta.json`.
-#[derive(Debug, serde::Serialize)]
-struct Side {
-    revision: Option<String>,
-    size: Option<u64>,
-    sha256: Option<String>,
-    modified_at: Option<String>,
-}
-
-/// Our side of a conflict.
+/// What takes the name.
 #[derive(Debug)]
-enum Ours {
-    Bytes(Bytes),
-    File(PathBuf),
+enum Settlement {
+    /// Theirs; ours waits for a person unless a rule has decided.
+    Take(Option<How>),
+    /// Ours, or a merge of both: sent on the base of theirs.
+    Push(How, Option<Bytes>),
+}
+
+impl Settlement {
+    fn how(&self) -> Option<How> {
+        match self {
+            Self::Take(how) => *how,
+            Self::Push(how, _) => Some(*how),
+        }
+    }
+}
+
+impl Core {
+    /// An id for a new conflict over a record; one record can have several in its life.
+    fn conflict_id(&self, record: &Record) -> String {
+        let ids = (1..).map(|n| match n {
+            1 => format!("c-{}", record.seq.0),
+            n => format!("c-{}-{n}", record.seq.0),
+        });
+        let taken = |id: &String| self.conflicts.iter().any(|conflict| conflict.id == *id);
+        ids.into_iter().find(|id| !taken(id)).unwrap_or_default()
+    }
 }
 
 impl Shared {
-    /// Keeps ours beside theirs: copies both to disk, then lets theirs take the name.
-    pub(super) async fn keep_both(self: &Arc<Self>, record: Record, theirs: RemoteFile) {
+    /// Copies both sides to disk, then lets the one that the policy names take the name.
+    pub(super) async fn reconcile(self: &Arc<Self>, record: Record, theirs: RemoteFile) {
         let at = self.clock.wall();
-        let id = format!("c-{}", record.seq.0);
-        let name = format!("{id}.conflict-{}", compact(at));
-        let folder = self.conflicts_folder.join(&name);
+        let id = self.core().conflict_id(&record);
+        let folder =
+            tokio::task::block_in_place(|| CopyFolder::create(&self.conflicts_folder, &id, at));
         let result = async {
-            tokio::task::block_in_place(|| {
-                DirBuilder::new().recursive(true).mode(0o700).create(&folder)
-            })?;
+            let folder = folder.as_ref().map_err(|error| io::Error::other(error.to_string()))?;
             failpoint!("conflict.folder");
-            let copy = folder.join("remote");
+            let copy = folder.file("remote");
             let fetched = self.remote.fetch_to(&record.path, &copy, self.room()).await;
             failpoint!("conflict.remote");
             let theirs = match fetched {
                 Ok(Some(file)) => file,
                 // Gone or unreachable meanwhile: the next attempt decides anew.
-                Ok(None) => return Ok(false),
+                Ok(None) => return Ok(None),
                 Err(error) => return Err(io::Error::other(error)),
             };
-            tokio::task::block_in_place(|| self.write_and_swap(&record, theirs, &id, &folder, at))
+            tokio::task::block_in_place(|| self.write_and_swap(&record, theirs, &id, folder, at))
         };
         match result.await {
-            Ok(true) => {
-                tracing::warn!(path = %record.path, copy = %folder.display(), "conflict: both sides kept");
-                self.notice(Notice {
-                    kind: NoticeKind::Conflict,
-                    action: "edit".to_owned(),
-                    path: Some(record.path.as_str().to_owned()),
-                    revision: theirs.revision.map(|revision| revision.to_string()),
-                    detail: Some(name),
-                    at,
-                });
+            Ok(Some(how)) => {
+                let copy = folder.map(|folder| folder.name).unwrap_or_default();
+                self.tell_conflict(&record, &theirs, how, copy, at);
                 return;
             }
-            Ok(false) => {}
+            Ok(None) => {}
             Err(error) => {
                 tracing::error!(path = %record.path, %error, "conflict copy not written, trying again");
                 self.step(|core, now, _| {
@@ -99,75 +93,175 @@ impl Shared {
                 });
             }
         }
-        drop(fs::remove_dir_all(&folder));
+        if let Ok(folder) = folder {
+            folder.discard();
+        }
         self.step(|core, now, changes| {
             core.postpone(&record.path, now.mono + OPEN_WAIT, changes);
         });
     }
 
-    /// Writes the copy and swaps, with the file locked. `Ok(false)` when the file is open for
-    /// writing or changed on: later.
+    fn tell_conflict(
+        &self,
+        record: &Record,
+        theirs: &RemoteFile,
+        how: Option<How>,
+        copy: String,
+        at: Timestamp,
+    ) {
+        let path = &record.path;
+        match how {
+            None => tracing::warn!(%path, %copy, "conflict: both sides kept"),
+            Some(how) => tracing::info!(%path, %copy, how = how.word(), "conflict settled by rule"),
+        }
+        let detail = match how {
+            None => copy,
+            Some(how) => format!("{}: {copy}", how.word()),
+        };
+        self.nudge.notify_one();
+        self.rules_may_have_arrived(path);
+        self.notice(Notice {
+            kind: NoticeKind::Conflict,
+            action: "edit".to_owned(),
+            path: Some(path.as_str().to_owned()),
+            revision: theirs.revision.as_ref().map(ToString::to_string),
+            detail: Some(detail),
+            at,
+        });
+    }
+
+    /// Writes the copy and swaps, with the file locked. `None` when the file is open for writing or
+    /// changed on: later.
     fn write_and_swap(
         &self,
         record: &Record,
-        theirs: RemoteFile,
+        mut theirs: RemoteFile,
         id: &str,
-        folder: &Path,
+        folder: &CopyFolder,
         at: Timestamp,
-    ) -> io::Result<bool> {
-        let Some(ino) = record.ino else { return Ok(false) };
+    ) -> io::Result<Option<Option<How>>> {
+        let Some(ino) = record.ino else { return Ok(None) };
         self.contents.open.with(ino, |state| {
             if !state.is_quiet() || !self.still_current(record) {
-                return Ok(false);
+                return Ok(None);
             }
-            let ours = self.ours(record, state)?;
-            let (size, digest) = write_copy(&ours, &folder.join("local"))?;
+            let ours = self.source_of(ino, state)?;
+            let measured = ours.copy_to(&folder.file("local"))?;
             failpoint!("conflict.local");
-            if let Some(base) = &record.base_content {
-                let bytes = self.contents.blob(base.blob).map_err(io::Error::other)?;
-                write_synced(&folder.join("base"), &bytes)?;
+            let base = self.base_of(record);
+            if let Some(bytes) = &base {
+                write_synced(&folder.file("base"), bytes)?;
             }
-            File::open(folder.join("remote"))?.sync_all()?;
-            let (ours_by, modified) = {
-                let core = self.core();
-                (core.settings.who.clone(), core.tree.get(ino).map(|node| node.mtime))
-            };
-            let conflict = ConflictRow {
-                id: id.to_owned(),
-                path: record.path.clone(),
-                at,
-                kind: "edit".to_owned(),
-                base_revision: base_text(record),
-                theirs_revision: theirs.revision.as_ref().map(ToString::to_string),
-                ours: Some((size, digest)),
-                theirs: theirs_of(&theirs),
-                folder: folder
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned())
-                    .unwrap_or_default(),
-                ours_by,
-                ours_at: modified,
-                theirs_at: theirs.edited_at,
-                sibling: None,
-                resolution: None,
-            };
-            write_synced(&folder.join("meta.json"), &meta(&conflict, &theirs, modified)?)?;
-            failpoint!("conflict.meta");
-            File::open(folder)?.sync_all()?;
-            File::open(&self.conflicts_folder)?.sync_all()?;
-
-            let mut theirs = theirs;
-            let remote_copy = folder.join("remote");
-            if theirs.body.is_none() && fs::metadata(&remote_copy)?.len() <= SMALL_MAX {
-                theirs.body = Some(Bytes::from(fs::read(&remote_copy)?));
+            let remote = folder.file("remote");
+            File::open(&remote)?.sync_all()?;
+            if theirs.body.is_none() && fs::metadata(&remote)?.len() <= SMALL_MAX {
+                theirs.body = Some(Bytes::from(fs::read(&remote)?));
             }
+            let settlement = self.settlement(record, &ours, base.as_ref(), &theirs, folder)?;
+            let how = settlement.how();
+            let mut conflict = self.conflict_of(record, measured, &theirs, id, folder, at);
+            conflict.resolution = how.map(|how| Resolution { how, automatic: true, at });
+            folder.complete(&conflict)?;
             failpoint!("conflict.synced");
-            self.step(|core, now, changes| core.kept(record, &theirs, conflict, now, changes));
+            match settlement {
+                Settlement::Take(_) => {
+                    let shown = self.core().settings.conflict_siblings && how.is_none();
+                    let beside = if shown { Some(self.new_content(&ours)?) } else { None };
+                    self.step(|core, now, changes| {
+                        if let Some(content) = beside {
+                            conflict.sibling = core.show_beside(&conflict, content, now, changes);
+                        }
+                        core.kept(record, &theirs, conflict, now, changes);
+                    });
+                }
+                Settlement::Push(_, merged) => {
+                    let merged = merged.map(Source::Bytes);
+                    let content = merged.map(|bytes| self.new_content(&bytes)).transpose()?;
+                    let base = Source::File(remote).read_text()?;
+                    let base = text(&base).is_ok().then_some(base);
+                    self.step(|core, now, changes| {
+                        let push = Push { theirs: &theirs, base, content };
+                        core.pushed(record, push, conflict, now, changes);
+                    });
+                }
+            }
             failpoint!("conflict.swapped");
             state.body = Body::Unloaded;
             state.generation += 1;
-            Ok(true)
+            Ok(Some(how))
         })
+    }
+
+    /// What takes the name, as the policy for the path has it.
+    fn settlement(
+        &self,
+        record: &Record,
+        ours: &Source,
+        base: Option<&Bytes>,
+        theirs: &RemoteFile,
+        folder: &CopyFolder,
+    ) -> io::Result<Settlement> {
+        // Without a way to name their version nothing can be sent on it.
+        let is_named = theirs.revision.is_some() || theirs.edited_at.is_some();
+        let policy = self.core().settings.conflict_policies.of(&record.path);
+        match policy {
+            Policy::Theirs => return Ok(Settlement::Take(Some(How::Theirs))),
+            Policy::Ours if is_named => return Ok(Settlement::Push(How::Ours, None)),
+            Policy::Merge if is_named && self.are_files(record, theirs) => {}
+            Policy::Keep | Policy::Ours | Policy::Merge => return Ok(Settlement::Take(None)),
+        }
+        let ours = ours.read_text()?;
+        let their_bytes = Source::File(folder.file("remote")).read_text()?;
+        Ok(match three_way(base.map(|base| &base[..]), &ours, &their_bytes) {
+            Ok(Merge::Clean(merged)) if merged.as_bytes() == their_bytes => {
+                Settlement::Take(Some(How::Merged))
+            }
+            Ok(Merge::Clean(merged)) => {
+                let news = (merged.as_bytes() != ours).then(|| Bytes::from(merged));
+                Settlement::Push(How::Merged, news)
+            }
+            Ok(Merge::Overlap(_)) => Settlement::Take(None),
+            Err(refusal) => {
+                tracing::debug!(path = %record.path, %refusal, "not merged");
+                Settlement::Take(None)
+            }
+        })
+    }
+
+    /// Whether both sides are ordinary files.
+    fn are_files(&self, record: &Record, theirs: &RemoteFile) -> bool {
+        let core = self.core();
+        let node = record.ino.and_then(|ino| core.tree.get(ino));
+        node.is_some_and(|node| node.body().is_some()) && theirs.metadata.symlink.is_none()
+    }
+
+    fn conflict_of(
+        &self,
+        record: &Record,
+        ours: (u64, Digest),
+        theirs: &RemoteFile,
+        id: &str,
+        folder: &CopyFolder,
+        at: Timestamp,
+    ) -> ConflictRow {
+        let core = self.core();
+        let node = record.ino.and_then(|ino| core.tree.get(ino));
+        ConflictRow {
+            id: id.to_owned(),
+            path: record.path.clone(),
+            at,
+            kind: "edit".to_owned(),
+            base_revision: base_text(record),
+            theirs_revision: theirs.revision.as_ref().map(ToString::to_string),
+            ours: Some(ours),
+            theirs: theirs_of(theirs),
+            folder: folder.name.clone(),
+            ours_by: core.settings.who.clone(),
+            ours_at: node.map(|node| node.mtime),
+            theirs_at: theirs.edited_at,
+            sibling: None,
+            resolution: None,
+        }
     }
 
     fn still_current(&self, record: &Record) -> bool {
@@ -176,92 +270,24 @@ impl Shared {
         lane.is_some_and(|lane| lane.current.record.seq == record.seq && lane.after.is_empty())
     }
 
-    fn ours(&self, record: &Record, state: &OpenState) -> io::Result<Ours> {
+    /// Where the bytes of a node are that is quiet. Runs with the open file locked.
+    pub(super) fn source_of(&self, ino: Ino, state: &OpenState) -> io::Result<Source> {
         if let Body::Shared(bytes) = &state.body {
-            return Ok(Ours::Bytes(bytes.clone()));
+            return Ok(Source::Bytes(bytes.clone()));
         }
         let core = self.core();
-        let node = record.ino.and_then(|ino| core.tree.get(ino));
+        let node = core.tree.get(ino);
         Ok(match node.map(|node| &node.kind) {
-            Some(Kind::Symlink { target }) => Ours::Bytes(Bytes::from(target.to_string())),
+            Some(Kind::Symlink { target }) => Source::Bytes(Bytes::from(target.to_string())),
             Some(Kind::File(body)) => match body.content {
                 Content::Blob(blob) => {
-                    Ours::Bytes(self.contents.blob(blob).map_err(io::Error::other)?)
+                    Source::Bytes(self.contents.blob(blob).map_err(io::Error::other)?)
                 }
-                Content::File(file) => Ours::File(self.contents.file_path(file)),
-                Content::Empty => Ours::Bytes(Bytes::new()),
+                Content::File(file) => Source::File(self.contents.file_path(file)),
+                Content::Empty => Source::Bytes(Bytes::new()),
                 Content::Remote => return Err(io::Error::other("our content is not here")),
             },
-            Some(Kind::Dir { .. }) | None => Ours::Bytes(Bytes::new()),
+            Some(Kind::Dir { .. }) | None => Source::Bytes(Bytes::new()),
         })
     }
-}
-
-fn write_copy(ours: &Ours, target: &Path) -> io::Result<(u64, Digest)> {
-    match ours {
-        Ours::Bytes(bytes) => {
-            write_synced(target, bytes)?;
-            Ok((bytes.len() as u64, Digest::of(bytes)))
-        }
-        Ours::File(source) => {
-            let mut from = File::open(source)?;
-            let mut to = create(target)?;
-            let mut hasher = Hasher::default();
-            let mut buffer = vec![0; 256 << 10];
-            let mut size = 0;
-            loop {
-                let n = io::Read::read(&mut from, &mut buffer)?;
-                if n == 0 {
-                    break;
-                }
-                hasher.update(&buffer[..n]);
-                to.write_all(&buffer[..n])?;
-                size += n as u64;
-            }
-            to.sync_all()?;
-            Ok((size, hasher.finish()))
-        }
-    }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn meta(
-    conflict: &ConflictRow,
-    theirs: &RemoteFile,
-    modified: Option<Timestamp>,
-) -> io::Result<Vec<u8>> {
-    let side =
-        |revision: &Option<String>, side: &Option<(u64, Digest)>, at: Option<Timestamp>| Side {
-            revision: revision.clone(),
-            size: side.map(|side| side.0),
-            sha256: side.map(|side| side.1.to_string()),
-            modified_at: at.map(|at| at.to_string()),
-        };
-    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
-    let meta = Meta {
-        id: &conflict.id,
-        path: conflict.path.as_str(),
-        kind: &conflict.kind,
-        at: conflict.at.to_string(),
-        host: host.unwrap_or_default(),
-        base_revision: conflict.base_revision.clone(),
-        local: side(&None, &conflict.ours, modified),
-        remote: side(&conflict.theirs_revision, &conflict.theirs, theirs.edited_at),
-    };
-    serde_json::to_vec_pretty(&meta).map_err(io::Error::other)
-}
-
-/// `20261120T102733Z`.
-fn compact(at: Timestamp) -> String {
-    let text = at.strftime("%Y%m%dT%H%M%SZ");
-    text.to_string()
 }

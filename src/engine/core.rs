@@ -1,6 +1,6 @@
 //! The state of a mount in memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::guard::{Guards, Limits};
+use super::guard::Guards;
 use super::link::saved::Saved;
-use super::link::{Circuit, Link, Pause};
+use super::link::{Link, Pause};
 use super::outbox::{Change, Outbox, Stamp};
 use super::reads::Overtaken;
 pub use super::stats::{LastBatch, Stats};
@@ -18,74 +18,19 @@ use crate::ignore_rules::Rules;
 use crate::namespace::Tree;
 use crate::node::{BlobId, Content, FileBody, FileId, Ino, Node, ROOT};
 use crate::path::WsPath;
-use crate::record::{ConflictRow, Op, Record, RecordState, Seq};
+use crate::record::{BaseContent, ConflictRow, Op, Record, RecordState, Seq};
 use crate::remote::{Capabilities, Cursor, Skipped};
 use crate::revision::Revision;
 use crate::store::{Loaded, Row};
 
-/// Contents up to this many bytes live in the store; larger ones in working files.
-pub const SMALL_MAX: u64 = 64 << 10;
+pub use super::settings::Settings;
+pub use crate::node::SMALL_MAX;
 
 /// How many ids are reserved at a time, so that taking one costs no write.
 const ID_CHUNK: u64 = 4096;
 
 /// How many unmountable remote names are remembered for the status.
 pub(super) const SKIPPED_MAX: usize = 1000;
-
-/// What people may tune.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// A batch leaves when no path changed for this long…
-    pub debounce: Duration,
-    /// …or when the oldest change waited this long.
-    pub max_delay: Duration,
-    /// A file that stays open and changed is sent after this long all the same.
-    pub open_hold: Duration,
-    /// Most files in one request.
-    pub batch_files_max: usize,
-    /// Most requests in flight.
-    pub in_flight_max: usize,
-    /// Body cap to start from, encoded bytes.
-    pub body_bytes_start: u64,
-    /// Who works here, `USER@HOST`, for the labels of conflicts.
-    pub who: Option<String>,
-    /// Owner of nodes that come from the remote.
-    pub uid: u32,
-    /// Group of nodes that come from the remote.
-    pub gid: u32,
-    /// Nothing is ever recorded or sent.
-    pub read_only: bool,
-    /// Local content may take this much disk, beside what is unsent; bytes.
-    pub cache_bytes_max: u64,
-    /// When the circuit opens, and for how long.
-    pub circuit: Circuit,
-    /// The remote may add names while the tree has fewer than this.
-    pub names_max: usize,
-    /// More removals than these wait for a person.
-    pub removals: Limits,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            debounce: Duration::from_millis(20),
-            max_delay: Duration::from_millis(200),
-            open_hold: Duration::from_secs(5),
-            batch_files_max: 256,
-            in_flight_max: 4,
-            // The server's default limit is 1 MiB; the slack covers the envelope.
-            body_bytes_start: (1 << 20) - (16 << 10),
-            who: None,
-            uid: 0,
-            gid: 0,
-            read_only: false,
-            cache_bytes_max: 10 << 30,
-            circuit: Circuit::default(),
-            names_max: 4_000_000,
-            removals: Limits::default(),
-        }
-    }
-}
 
 /// Both times of one moment.
 #[derive(Debug, Clone, Copy)]
@@ -203,6 +148,10 @@ pub struct Core {
     pub(super) fetches_planned: BTreeMap<Ino, Duration>,
     /// Most files in a request, while it is being found out which one the server refuses.
     pub(super) batch_limit: Option<usize>,
+    /// Copies of working files that are about to change, until a record takes them.
+    pub(super) offered_bases: HashMap<FileId, BaseContent>,
+    /// Contents in the store of more than [`SMALL_MAX`]: kept as bases.
+    pub(super) large_blobs: HashSet<BlobId>,
     /// The node of each small content that is here.
     blob_owners: HashMap<BlobId, Ino>,
     next_id: u64,
@@ -285,6 +234,8 @@ impl Core {
             ask_again: false,
             fetches_planned: BTreeMap::new(),
             batch_limit: None,
+            offered_bases: HashMap::new(),
+            large_blobs: loaded.large_blobs.clone(),
             blob_owners,
             next_id: reserved.max(ROOT.0) + 1,
             reserved_id: reserved,
@@ -297,7 +248,7 @@ impl Core {
     }
 
     /// Removes small contents that nothing refers to: leftovers of the last run.
-    fn sweep_blobs(&self, blobs: &std::collections::HashSet<BlobId>, changes: &mut Changes) {
+    fn sweep_blobs(&mut self, blobs: &HashSet<BlobId>, changes: &mut Changes) {
         let used: BTreeSet<BlobId> = self
             .tree
             .nodes()
@@ -306,8 +257,11 @@ impl Core {
                 Content::Empty | Content::Remote | Content::File(_) => None,
             })
             .collect();
-        let unused = blobs.iter().filter(|blob| !used.contains(blob) && !self.outbox.uses(**blob));
-        changes.rows.extend(unused.map(|blob| Row::DeleteBlob(*blob)));
+        let unused = |blob: &&BlobId| !used.contains(*blob) && !self.outbox.uses(**blob);
+        for blob in blobs.iter().filter(unused) {
+            changes.rows.push(Row::DeleteBlob(*blob));
+            self.large_blobs.remove(blob);
+        }
     }
 
     /// Takes up the lengths of the working files. What was written and not sealed when the last run
@@ -404,7 +358,7 @@ impl Core {
         self.link.wake(super::link::Wake::Change, now.mono);
     }
 
-    fn lane_blobs(&self, path: &WsPath) -> Vec<BlobId> {
+    pub(super) fn lane_blobs(&self, path: &WsPath) -> Vec<BlobId> {
         self.outbox
             .lane(path)
             .map(|lane| lane.records().flat_map(Record::blobs).collect())
@@ -429,6 +383,7 @@ impl Core {
             .is_some_and(|body| body.content == Content::Blob(blob));
         if !owned && !self.outbox.uses(blob) {
             self.blob_owners.remove(&blob);
+            self.large_blobs.remove(&blob);
             changes.rows.push(Row::DeleteBlob(blob));
         }
     }

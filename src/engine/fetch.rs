@@ -326,7 +326,7 @@ impl Shared {
     }
 
     /// The rules file is an ordinary file of the root; whoever changes it changes the rules.
-    fn rules_may_have_arrived(&self, path: &WsPath) {
+    pub(super) fn rules_may_have_arrived(&self, path: &WsPath) {
         if path.as_str().strip_prefix('/') == Some(crate::ignore_rules::RULES_NAME) {
             self.reload_rules();
         }
@@ -415,7 +415,7 @@ impl Shared {
             self.step(|core, now, changes| core.settled(&path, seq, theirs.as_ref(), now, changes));
         failpoint!("settle.decided");
         if let (Some(record), Some(theirs)) = (keep, theirs) {
-            self.keep_both(record, theirs).await;
+            self.reconcile(record, theirs).await;
         }
         Vec::new()
     }

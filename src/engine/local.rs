@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::core::{Changes, Core, Invalidation, Now};
 use super::outbox::Change;
 use crate::ignore_rules::Rules;
-use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
+use crate::node::{Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::{PathError, WsPath, check_name};
 use crate::record::{BaseContent, Op};
 use crate::revision::Base;
@@ -247,13 +247,7 @@ impl Core {
         let old = body.content;
         *body = FileBody { content: sealed.content, size: sealed.size, exact: true };
         self.put_node(ino, changes);
-        let clean = self.outbox.lane(&path).is_none();
-        let base_content = match (old, &synced) {
-            (Content::Blob(blob), Some(synced)) if clean => {
-                Some(BaseContent { blob, digest: synced.digest })
-            }
-            _ => None,
-        };
+        let base_content = self.base_content(&path, old, synced.as_deref());
         let base = synced.as_ref().map_or(Base::Absent, |synced| synced.base());
         let details = (base, base_content);
         self.record_put(ino, &path, Op::Put, details, sealed.held_until, now, changes);
@@ -459,7 +453,9 @@ impl Core {
                 op,
                 ino: None,
                 base: before.synced.as_ref().map_or(Base::Absent, Synced::base),
-                base_content: before.base_content().filter(|_| moved_to.is_none()),
+                base_content: self
+                    .base_content(path, before.content, before.synced.as_ref())
+                    .filter(|_| moved_to.is_none()),
                 moved_to,
                 blob: None,
                 size: 0,
@@ -469,7 +465,7 @@ impl Core {
             self.record(change, now, changes);
         }
         if moved_to.is_none()
-            && let Some(blob) = before.blob
+            && let Content::Blob(blob) = before.content
             && !self.tree.is_unlinked(before.ino)
         {
             self.release_blob(blob, changes);
@@ -485,28 +481,18 @@ pub(super) struct Occupant {
     implied: bool,
     local_only: bool,
     pub(super) synced: Option<Synced>,
-    blob: Option<BlobId>,
+    pub(super) content: Content,
 }
 
 impl Occupant {
     pub(super) fn of(node: &Node) -> Self {
-        let blob = node.body().and_then(|body| match body.content {
-            Content::Blob(blob) => Some(blob),
-            Content::Empty | Content::Remote | Content::File(_) => None,
-        });
         Self {
             ino: node.ino,
             is_dir: node.is_dir(),
             implied: node.kind == (Kind::Dir { explicit: false }),
             local_only: node.local_only,
             synced: node.synced.as_deref().cloned(),
-            blob,
+            content: node.body().map_or(Content::Empty, |body| body.content),
         }
-    }
-
-    /// Its bytes as the base of what takes its name, when they are its synced ones.
-    pub(super) fn base_content(&self) -> Option<BaseContent> {
-        let digest = self.synced.as_ref()?.digest;
-        Some(BaseContent { blob: self.blob?, digest })
     }
 }

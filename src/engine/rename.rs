@@ -177,7 +177,9 @@ impl Core {
                 node.origin = clean_origin.filter(|_| !local_only);
             }
             let base = before.get(&path).and_then(|occupant| occupant.synced.as_ref());
-            let base_content = before.get(&path).and_then(Occupant::base_content);
+            let base_content = before.get(&path).and_then(|occupant| {
+                self.base_content(&path, occupant.content, occupant.synced.as_ref())
+            });
             let base = base.map_or(Base::Absent, Synced::base);
             let op = if is_dir { Op::MakeDir } else { Op::Put };
             self.put_node(ino, changes);

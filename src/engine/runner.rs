@@ -325,6 +325,7 @@ impl Runner {
             let shared = Arc::clone(&self.shared);
             self.tasks.spawn_blocking(move || {
                 let bytes_max = shared.core().settings.cache_bytes_max;
+                shared.forget_old_conflicts();
                 shared.make_room(bytes_max);
                 Finished::Tasks(Vec::new())
             });

@@ -60,6 +60,7 @@ impl Shared {
             return done(Err(of_disk(&error)));
         }
         let mtime = state.mtime;
+        let offered = self.offer_base(ino);
         failpoint!("seal.begin");
         let sealed = self.step_then(done, |core, now, changes| {
             let node_body = core.tree.get(ino).and_then(|node| node.body()).copied();
@@ -79,6 +80,7 @@ impl Shared {
             Ok(())
         });
         failpoint!("seal.submitted");
+        self.withdraw_base(offered);
         if let Some(bytes) = bytes {
             state.body = Body::Shared(bytes);
         }
@@ -194,6 +196,7 @@ impl Shared {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
         let mtime = state.mtime;
+        let offered = self.offer_base(ino);
         let moved = self.step_then(done, |core, now, changes| {
             let size = bytes.len() as u64;
             let held_until = Some(now.mono + core.settings.open_hold);
@@ -203,6 +206,7 @@ impl Shared {
         });
         drop(moved);
         failpoint!("spill.submitted");
+        self.withdraw_base(offered);
         told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
         failpoint!("spill.committed");
         state.body = Body::Disk(Arc::new(file));
@@ -218,6 +222,7 @@ impl Shared {
     pub fn note_disk_write(&self, ino: Ino, mtime: Timestamp) -> io::Result<()> {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
+        let offered = self.offer_base(ino);
         let noted = self.step_then(done, |core, now, changes| {
             let body = core.tree.get(ino).and_then(|node| node.body()).copied().ok_or(())?;
             let held_until = Some(now.mono + core.settings.open_hold);
@@ -225,6 +230,7 @@ impl Shared {
             core.seal(ino, &sealed, now, changes);
             Ok::<(), ()>(())
         });
+        self.withdraw_base(offered);
         if let Err(((), done)) = noted {
             done(Ok(()));
         }

@@ -1,13 +1,16 @@
 //! Verdicts: what a decision over a refused or uncertain record changes.
 //!
 //! [`settle`] decides; here the core follows. Pure. Keeping both sides needs the disk and is done in
-//! [`super::conflict`], which comes back with [`Core::kept`].
+//! [`super::conflict`], which comes back with [`Core::kept`] or [`Core::pushed`].
 
-use super::core::{Changes, Core, Now};
+use bytes::Bytes;
+
+use super::copies::NewContent;
+use super::core::{Changes, Core, Invalidation, Now};
 use super::inbound::Source;
 use super::settle::{Verdict, settle};
 use crate::digest::Digest;
-use crate::node::{Node, Synced};
+use crate::node::{Content, FileBody, Node, Synced};
 use crate::path::WsPath;
 use crate::record::{ConflictRow, Op, Record, RecordBase, RecordState, SENT_MAX, Seq};
 use crate::remote::RemoteFile;
@@ -152,17 +155,13 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) {
-        let base = match (&theirs.revision, theirs.edited_at) {
-            (Some(revision), _) => Base::Revision(revision.clone()),
-            (None, Some(date)) => Base::Date(date),
-            (None, None) => Base::Absent,
-        };
+        let base = base_on(theirs);
         self.end_record(&record.path, &base, now.mono, changes);
         match self.tree.resolve(&record.path) {
             Some(ino) if self.tree.get(ino).is_some_and(|node| !node.is_dir()) => {
                 self.adopt_version(ino, theirs, changes);
                 self.replace(ino, theirs, now, changes);
-                changes.invalidations.push(super::core::Invalidation::Node(ino));
+                changes.invalidations.push(Invalidation::Node(ino));
             }
             // Ours went meanwhile, or a folder took the name.
             _ => {
@@ -170,6 +169,91 @@ impl Core {
             }
         }
         self.add_conflict(conflict, changes);
+    }
+
+    /// Both sides are safe on disk: ours, or a merge of both, takes the name and is sent on the base
+    /// of theirs. Until the server has accepted it, it is a change like any other.
+    pub(super) fn pushed(
+        &mut self,
+        record: &Record,
+        push: Push<'_>,
+        conflict: ConflictRow,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let path = &record.path;
+        let before = self.lane_blobs(path);
+        let base_content =
+            push.base.as_ref().and_then(|bytes| self.keep_base(bytes, &mut changes.rows));
+        let content = push.content.map(|content| content.enter(self, &mut changes.rows));
+        let mut replaced = None;
+        if let Some(ino) = record.ino {
+            if let Some((content, _)) = content {
+                self.own(content, ino);
+            }
+            if let Some(node) = self.tree.get_mut(ino) {
+                node.synced = Some(Box::new(Synced {
+                    revision: push.theirs.revision.clone(),
+                    digest: push.theirs.digest,
+                    edited_at: push.theirs.edited_at,
+                }));
+                node.origin = None;
+                if let (Some((content, size)), Some(body)) = (content, node.body_mut()) {
+                    replaced = Some(body.content);
+                    *body = FileBody { content, size, exact: true };
+                    node.mtime = now.wall;
+                    node.ctime = now.wall;
+                }
+            }
+            self.put_node(ino, changes);
+            changes.invalidations.push(Invalidation::Node(ino));
+        }
+        self.outbox.update(path, &mut changes.rows, |slot| {
+            let record = &mut slot.record;
+            record.state = RecordState::Waiting;
+            record.base = RecordBase::Known(base_on(push.theirs));
+            record.base_content = base_content;
+            // What was sent on another base can arrive no more.
+            record.sent.clear();
+            record.last_error = None;
+            if let Some((content, size)) = content {
+                record.size = size;
+                record.blob = match content {
+                    Content::Blob(blob) => Some(blob),
+                    Content::Empty | Content::Remote | Content::File(_) => None,
+                };
+            }
+            slot.refusals = 0;
+            slot.sent_is_newest = false;
+        });
+        for blob in before {
+            self.release_blob(blob, changes);
+        }
+        if let Some(replaced) = replaced {
+            self.release_content(replaced, changes);
+        }
+        self.fold_waiting(path, changes);
+        self.add_conflict(conflict, changes);
+    }
+}
+
+/// What is sent on the base of theirs.
+#[derive(Debug)]
+pub(super) struct Push<'a> {
+    /// Their version.
+    pub(super) theirs: &'a RemoteFile,
+    /// Its bytes, when they are a text: the base of the next merge.
+    pub(super) base: Option<Bytes>,
+    /// What takes the name; `None` when that is ours as it is.
+    pub(super) content: Option<NewContent>,
+}
+
+/// The base that a version of the remote gives.
+fn base_on(theirs: &RemoteFile) -> Base {
+    match (&theirs.revision, theirs.edited_at) {
+        (Some(revision), _) => Base::Revision(revision.clone()),
+        (None, Some(date)) => Base::Date(date),
+        (None, None) => Base::Absent,
     }
 }
 

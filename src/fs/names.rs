@@ -7,7 +7,7 @@ use super::{Attributes, DirEntry, EntryKind, Fs, FsError, Reply};
 use crate::engine::local::{Creator, LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
 use crate::ignore_rules::RULES_NAME;
-use crate::node::{Content, FileBody, Ino, Kind, ROOT};
+use crate::node::{Content, FileBody, FileId, Ino, Kind, ROOT};
 use crate::store::{Done, StoreError};
 
 /// An empty file.
@@ -180,14 +180,23 @@ impl Fs {
     fn rename_now(&self, from: (Ino, &str), to: (Ino, &str), mode: RenameMode, reply: Reply<()>) {
         let slot = ReplySlot::new(reply);
         slot.set(());
+        let offered = self.offer_base_at(to);
         failpoint!("fs.rename.sealed");
         let moved = self.shared.step_then(slot.done(), |core, now, changes| {
             let is_open = |ino| self.shared.contents.open.is_open(ino);
             core.rename(from, to, mode, is_open, now, changes)
         });
+        self.shared.withdraw_base(offered);
         self.ended(moved, &slot);
         self.rules_may_have_changed(from.0, from.1);
         self.rules_may_have_changed(to.0, to.1);
+    }
+
+    /// What is about to be replaced is the base of what takes its name, as when a program saves by
+    /// way of another name.
+    fn offer_base_at(&self, (parent, name): (Ino, &str)) -> Option<FileId> {
+        let ino = self.shared.core().tree.child(parent, name)?;
+        self.shared.offer_base(ino)
     }
 
     /// The open file under a name, when only the remote has its bytes: with the name it would lose

@@ -12,7 +12,7 @@ use super::rows::FileSums;
 use super::table::Check;
 use crate::checksum::Checksum;
 use crate::digest::Digest;
-use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, Synced};
+use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, SMALL_MAX, Synced};
 use crate::path::WsPath;
 use crate::record::{
     BaseContent, ConflictRow, How, Op, Record, RecordBase, RecordState, Resolution, Seq,
@@ -38,6 +38,8 @@ pub struct Loaded {
     pub imported: HashSet<String>,
     /// The ids of all small contents.
     pub blobs: HashSet<BlobId>,
+    /// Those of them that are too large for the content of a file: kept as bases of changes.
+    pub large_blobs: HashSet<BlobId>,
     /// The checksums of working files.
     pub sums: HashMap<FileId, FileSums>,
     /// Rows that are not as they were written, or make no sense.
@@ -72,9 +74,16 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
     let imported = |row: &SqlRow<'_>| row.get("id").map(Some);
     loaded.imported = read(connection, "imported", "", imported, damaged)?.into_iter().collect();
     loaded.sums = read(connection, "sums", "", sums, damaged)?.into_iter().collect();
-    let mut statement = connection.prepare("SELECT id FROM blobs")?;
-    for id in statement.query_map([], |row| row.get::<_, i64>(0))? {
-        loaded.blobs.insert(BlobId(from_sql(id?)));
+    // The length is known without reading the content.
+    let mut statement = connection.prepare("SELECT id, length(data) FROM blobs")?;
+    let sizes =
+        statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+    for size in sizes {
+        let (id, size) = size?;
+        loaded.blobs.insert(BlobId(from_sql(id)));
+        if from_sql(size) > SMALL_MAX {
+            loaded.large_blobs.insert(BlobId(from_sql(id)));
+        }
     }
     Ok(loaded)
 }

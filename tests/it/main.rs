@@ -15,6 +15,7 @@
 )]
 
 mod batching;
+mod conflict_workflow;
 mod conflicts;
 mod control;
 mod disk_full;

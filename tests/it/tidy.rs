@@ -18,8 +18,17 @@ use self::reading::{
 };
 
 /// Plain types that every module may name.
-const VOCABULARY: &[&str] =
-    &["checksum", "clock", "digest", "ignore_rules", "node", "path", "record", "revision"];
+const VOCABULARY: &[&str] = &[
+    "checksum",
+    "clock",
+    "conflict_policy",
+    "digest",
+    "ignore_rules",
+    "node",
+    "path",
+    "record",
+    "revision",
+];
 
 /// Modules that put the others together and may name all of them.
 const ROOTS: &[&str] = &["main", "lib", "daemon"];
@@ -45,6 +54,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("checksum", &[]),
     ("clock", &[]),
+    ("conflict_policy", &[]),
     ("digest", &[]),
     ("ignore_rules", &[]),
     ("node", &[]),
@@ -56,13 +66,13 @@ const EDGES: &[(&str, &[&str])] = &[
 /// The only modules that name each outside crate.
 const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["control"]),
-    ("base64", &["remote"]),
+    ("base64", &["control", "remote"]),
     ("clap", &["args", "main"]),
     ("dashmap", &["content", "engine", "fs"]),
     ("fail", &["failpoints"]),
     ("diffy", &["engine"]),
     ("fuser", &["fuse"]),
-    ("ignore", &["ignore_rules"]),
+    ("ignore", &["conflict_policy", "ignore_rules"]),
     ("mountctl", &["config", "control", "daemon", "main", "report", "serve"]),
     ("nix", &["content", "control", "daemon", "engine", "failpoints", "fs", "fuse", "main"]),
     ("notify", &["watch"]),

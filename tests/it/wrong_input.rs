@@ -309,6 +309,13 @@ fn a_wrong_command_line_is_refused() {
         &["--remote-path"],
     );
     home.fails(&["mount", &mnt, "--debounce", "5"], 2, &["is not a duration", "20ms"]);
+    let policies = ["keep, merge, ours or theirs"];
+    home.fails(
+        &["mount", &mnt, "--conflict", "*.md=mine"],
+        2,
+        &[&["`mine`"], &policies[..]].concat(),
+    );
+    home.fails(&["mount", &mnt, "--conflict", "[z-a]=keep"], 2, &["`[z-a]` is not a glob"]);
     home.fails(&["mount", &mnt, "--debounce", "5s", "--max-delay", "1s"], 2, &["--max-delay"]);
     home.fails(&["mount", &mnt, "--no-such-option"], 2, &["--no-such-option"]);
     home.fails(&["mount", &mnt, "--threads", "0"], 2, &["--threads"]);

@@ -208,62 +208,6 @@ impl RecordState {
     }
 }
 
-/// Reply of `GET /v1/conflicts`, newest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ConflictList {
-    /// The open conflicts.
-    pub conflicts: Vec<ConflictRecord>,
-}
-
-/// One conflict: the server's version has the name, ours lies in `dir`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ConflictRecord {
-    /// The id of the conflict.
-    pub id: String,
-    /// The workspace path.
-    pub path: String,
-    /// When it was found.
-    pub at: Option<Timestamp>,
-    /// What met what: `text`, `binary`, `edit_delete`, `delete_edit` and the like.
-    pub kind: String,
-    /// The revision our change was made against; `null`: the file did not exist.
-    pub base_revision: Option<String>,
-    /// The revision the server has.
-    pub theirs_revision: Option<String>,
-    /// Our side.
-    pub ours: Ours,
-    /// The server's side.
-    pub theirs: Theirs,
-    /// The folder of the conflict copy: `meta.json`, `local`, `base` if known, `remote`.
-    pub dir: String,
-}
-
-/// Our side of a conflict.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Ours {
-    /// Content bytes; `null` when our change was a delete.
-    pub size: Option<u64>,
-    /// SHA-256 of the content, in hexadecimal.
-    pub sha256: Option<String>,
-    /// When the file was last changed here.
-    pub modified_at: Option<Timestamp>,
-}
-
-/// The server's side of a conflict.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Theirs {
-    /// Content bytes.
-    pub size: Option<u64>,
-    /// SHA-256 of the content, in hexadecimal.
-    pub sha256: Option<String>,
-    /// Whether the file is gone on the server.
-    pub deleted: bool,
-}
-
 /// Query of `GET /v1/events`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -51,8 +51,8 @@ fn calm(name: &'static str) -> impl Fn(&Asked) -> Answer + Send + Sync + 'static
             ),
             "GET /v1/conflicts" => Answer::Data(
                 "mountd.conflicts/1",
-                json!({"conflicts": [{"id": "c-7", "path": "/logo.png", "kind": "binary",
-                    "base_revision": "rev_7", "theirs_revision": "rev_8", "ours": {"size": 10},
+                json!({"conflicts": [{"id": "c-7", "path": "/logo.png", "kind": "edit",
+                    "base_revision": "rev_7", "theirs_revision": "rev_8", "ours": {"by": "me@here", "size": 10},
                     "theirs": {"size": 20}, "dir": "/s/c-7"}]}),
             ),
             "GET /v1/events" => Answer::Stream(
@@ -204,8 +204,8 @@ async fn lists_and_events_are_shown() {
     let heard = place.run("conflicts").await;
     assert_eq!(
         heard.stdout,
-        "ID   AGE  KIND    PATH       OURS              THEIRS       COPY OF OURS\n\
-         c-7    -  binary  /logo.png  10 B, from rev_7  20 B, rev_8  /s/c-7\n"
+        "ID   AGE  STATE  PATH       OURS                       THEIRS       COPY OF OURS\n\
+         c-7    -  open   /logo.png  me@here, 10 B, from rev_7  20 B, rev_8  /s/c-7\n"
     );
     let heard = place.run("events").await;
     assert_eq!(
