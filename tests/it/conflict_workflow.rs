@@ -152,7 +152,10 @@ fn what_cannot_be_merged_is_kept(kind: Kind) {
         fs::write(mount.at(name), ours).unwrap();
     }
     cases.push(("far", Vec::new(), b"ours\n".to_vec(), (far + "theirs\n").into_bytes()));
-    fs::write(mount.at("far"), "ours\n").unwrap();
+    // Our own unsent bytes, which the second write replaces, are not what it was made from.
+    fs::write(mount.at("far"), "ours, first\n").unwrap();
+    fs::write(mount.at("tmp"), "ours\n").unwrap();
+    fs::rename(mount.at("tmp"), mount.at("far")).unwrap();
     server.out_of_reach(|server| {
         for (name, _, _, theirs) in &cases {
             server.put(&format!("/{name}"), theirs);
@@ -165,6 +168,8 @@ fn what_cannot_be_merged_is_kept(kind: Kind) {
         let path = format!("/{name}");
         let conflict = open.iter().find(|conflict| conflict["path"] == path).unwrap();
         assert!(&side(conflict, "local") == ours, "{name}");
+        let base = PathBuf::from(conflict["dir"].as_str().unwrap()).join("base");
+        assert_eq!(base.exists(), *name != "far" && *name != "huge", "{name}");
         wait_for(name, || (&fs::read(mount.at(name)).unwrap() == theirs).then_some(()));
         assert!(&server.get(&path).unwrap().0 == theirs, "{name}");
     }
