@@ -90,8 +90,14 @@ impl Core {
                 }
                 self.removed(path, quiet, now, changes)
             }
-            EventChange::DirCreated { path } => self.folder_created(path, None, now, changes),
-            EventChange::DirDeleted { path } => self.folder_deleted(path, now, changes),
+            EventChange::DirCreated { path } => {
+                self.echoed(path);
+                self.folder_created(path, None, now, changes)
+            }
+            EventChange::DirDeleted { path } => {
+                self.echoed(path);
+                self.folder_deleted(path, now, changes)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::engine::approvals::{Kind, Refusal};
 use crate::engine::core::Settings;
 use crate::engine::decide::tests::said;
 use crate::engine::inbound::Inbound;
-use crate::node::{Ino, ROOT};
+use crate::node::{Ino, ROOT, Synced};
 use crate::remote::{Capabilities, Cursor, EventChange, EventId, Metadata, RemoteFile, Size};
 use crate::store::Loaded;
 
@@ -320,6 +320,26 @@ fn a_revision_that_gets_older_is_another_history() {
     assert!(bench.core.reset_suspected.is_none());
     bench.core.check_read(&path(2), known.as_ref(), Some(&theirs), changes);
     assert!(bench.core.reset_suspected.is_some());
+}
+
+/// The stream tells of a folder that was made here by an event of its own kind.
+#[test]
+fn a_folder_that_was_made_here_is_told_of_by_its_own_event() {
+    let changes = &mut Changes::default();
+    let mut bench = Bench::new(1);
+    let folder = WsPath::parse("/d").unwrap();
+    bench.event(&EventChange::DirCreated { path: folder.clone() });
+    let ino = bench.core.tree.resolve(&folder).unwrap();
+    let accepted = Synced { revision: Revision::new("rev_3"), ..Synced::default() };
+    bench.core.tree.get_mut(ino).unwrap().synced = Some(Box::new(accepted));
+    let fingerprint = Some("/f@rev_2".to_owned());
+    bench.core.cursor = Some(Cursor { id: EventId("evt_2".to_owned()), fingerprint });
+    assert!(bench.core.expect_echoes());
+    bench.core.expect_echoes_until(Some(EventId("evt_3".to_owned())), changes);
+    bench.event(&EventChange::DirCreated { path: folder });
+    bench.core.cursor = Some(Cursor { id: EventId("evt_3".to_owned()), fingerprint: None });
+    bench.core.judge_echoes(changes);
+    assert!(bench.core.reset_suspected.is_none());
 }
 
 #[test]
