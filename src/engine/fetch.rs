@@ -165,9 +165,13 @@ impl Shared {
         failpoint!("fetch.streamed");
         tokio::fs::rename(&target, self.contents.file_path(id)).await.map_err(disk)?;
         failpoint!("fetch.renamed");
-        let named = self.contents.open_file(id).map_err(disk)?;
+        let named = Arc::new(self.contents.open_file(id).map_err(disk)?);
         let unsynced = Arc::clone(&self.contents.unsynced);
-        let synced = tokio::task::spawn_blocking(move || unsynced.sync_file(&named)).await;
+        let synced = tokio::task::spawn_blocking(move || {
+            unsynced.note(&named)?;
+            unsynced.sync_new(&named)
+        });
+        let synced = synced.await;
         synced.map_err(std::io::Error::other).and_then(|synced| synced).map_err(disk)?;
         Ok(Some((file, id)))
     }
@@ -202,7 +206,9 @@ impl Shared {
             if let Some(id) = large {
                 let written = self.contents.create_file(id).and_then(|mut target| {
                     std::io::Write::write_all(&mut target, bytes)?;
-                    self.contents.unsynced.sync_file(&target)
+                    let target = Arc::new(target);
+                    self.contents.unsynced.note(&target)?;
+                    self.contents.unsynced.sync_new(&target)
                 });
                 written.map_err(|error| FetchError::Disk(error.to_string()))?;
                 failpoint!("fetch.written");

@@ -138,8 +138,9 @@ impl Core {
         };
         self.tree.insert(node);
         self.touch_folder(parent, now, changes);
-        self.put_node(ino, changes);
+        // With its first content: after a crash it is there as it was closed, or not at all.
         if let Some(op) = op {
+            self.put_node(ino, changes);
             self.record_node(ino, &path, op, None, now, changes);
         }
         Ok(ino)

@@ -101,7 +101,7 @@ impl Shared {
             && state.fresh
             && !hold
         {
-            self.contents.unsynced.sync_file(file)?;
+            self.contents.unsynced.sync_new(file)?;
             state.fresh = false;
         }
         Ok(())
@@ -184,15 +184,15 @@ impl Shared {
             Body::Disk(_) | Body::Unloaded => return Ok(()),
         };
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
-        let file = self.contents.create_file(id)?;
+        let file = Arc::new(self.contents.create_file(id)?);
         failpoint!("spill.created");
-        if let Err(error) = std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0) {
+        if let Err(error) = std::os::unix::fs::FileExt::write_all_at(&*file, &bytes, 0) {
             // Nothing names it yet, and nothing will.
             self.contents.discard(vec![id]);
             return Err(error);
         }
         failpoint!("spill.copied");
-        self.contents.unsynced.sync_file(&file)?;
+        self.contents.unsynced.note(&file)?;
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
         let mtime = state.mtime;
@@ -209,7 +209,7 @@ impl Shared {
         self.withdraw_base(offered);
         told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
         failpoint!("spill.committed");
-        state.body = Body::Disk(Arc::new(file));
+        state.body = Body::Disk(file);
         state.fresh = true;
         state.held = true;
         Ok(())

@@ -1,7 +1,8 @@
 //! What the last run made and did not come to record.
 //!
-//! A file is recorded with its first content, at `close`. One that was created and not closed when the
-//! daemon was killed has a name and no record: nothing would ever send it, and nobody else see it.
+//! A file is recorded with its first content, at `close`. One that was created, had its mode changed, and
+//! was not closed when the daemon was killed has a name and no record: nothing would ever send it, and
+//! nobody else see it.
 
 use super::core::{Changes, Core, Now};
 use crate::node::{Ino, Kind};
@@ -49,7 +50,9 @@ mod tests {
         let mut changes = Changes::default();
         let creator = Creator { uid: 1, gid: 1, mode: 0o644 };
         let body = FileBody { content: Content::Empty, size: 0, exact: true };
-        core.create(ROOT, "f", Kind::File(body), creator, now, &mut changes).unwrap();
+        let ino = core.create(ROOT, "f", Kind::File(body), creator, now, &mut changes).unwrap();
+        // As a change of its mode does.
+        core.put_node(ino, &mut changes);
         assert!(core.outbox.is_empty());
         let nodes = changes.rows.iter().filter_map(|row| match row {
             Row::PutNode(node) => Some((**node).clone()),

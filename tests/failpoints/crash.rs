@@ -328,6 +328,25 @@ impl Run {
     }
 }
 
+/// A file that was created and never closed when the daemon died is there or not, and the server knows
+/// it if it is.
+#[test]
+fn a_file_that_was_never_closed_is_on_both_sides_or_on_none() {
+    crate::fuse_or_skip!();
+    for point in ["fs.create", "fs.write.memory", "fs.flush", "seal.begin"] {
+        let mut run = Run::new(Victim::Daemon, Kind::Extended);
+        run.start();
+        run.a.wait_synced();
+        run.op(Op::Write("/first", content(1, 10)));
+        run.a.flush();
+        run.arm(&format!("{point}=crash"));
+        Op::Write("/begun", content(2, 1000)).perform(&run.a.path()).unwrap_err();
+        run.may_be_begun(&Op::Write("/begun", content(2, 1000)));
+        run.recover(point);
+        run.finish();
+    }
+}
+
 /// Every failpoint is reached, and a crash there loses nothing. `POINT=name` plays only those whose
 /// name begins so; `PASS=n` crashes at the n-th pass.
 #[test]

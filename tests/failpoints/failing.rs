@@ -96,7 +96,7 @@ fn a_large_file_that_cannot_be_synced_fails_its_close() {
     crate::fuse_or_skip!();
     let mut run = begin();
     let content = bytes(5, 200_000);
-    arm_mount(&run.a, "content.sync=1*off->1*return(5)");
+    arm_mount(&run.a, "content.sync=1*return(5)");
     let failed = Op::Write("/large", content.clone()).perform(&run.a.path()).unwrap_err();
     assert_eq!(failed.raw_os_error(), Some(EIO));
     assert!(fs::read(run.a.at("large")).unwrap() == content);

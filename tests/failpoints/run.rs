@@ -105,6 +105,13 @@ impl Run {
         }
     }
 
+    /// Notes a call that was cut short and is not made again.
+    pub fn may_be_begun(&mut self, op: &Op) {
+        let begun = |(now, due): &(World, World)| op.cut_short(now).zip(op.cut_short(due));
+        let begun: Vec<_> = self.pairs.iter().filter_map(begun).collect();
+        self.pairs.extend(begun);
+    }
+
     /// Somebody else stores a file at the server.
     pub fn remote(&mut self, path: &str, bytes: &[u8]) {
         self.server.http.put(path, bytes);

@@ -1,8 +1,9 @@
 //! What a disk holds, and what of it would be there if the power went now.
 //!
-//! Bytes are safe once their file was synced, names once their folder was. Until then they may be
-//! there after the power went, or not, or a page of them in part. A file's length may be there without
-//! its bytes, which are zeros then. Names come back in order: a later one never without an earlier.
+//! Bytes are safe once their file was synced, names once their folder was. Until then they are gone
+//! after the power went ([`Loss::Everything`]), or there, or a page of them in part ([`Loss::Part`]): a
+//! file's length may be there without its bytes, which are zeros then. Names come back in order, a
+//! later one never without an earlier, and with a file that was synced those before, as a journal does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -24,6 +25,8 @@ pub struct Platter {
     next: u64,
     /// Changes of names that no sync of a folder has covered, oldest first.
     pending: Vec<NameChange>,
+    /// How many of them are older than the last sync of a file.
+    journaled: usize,
 }
 
 /// A file or folder.
@@ -68,7 +71,12 @@ impl Default for Platter {
     fn default() -> Self {
         let kind = Kind::Dir { names: BTreeMap::new(), safe: BTreeMap::new() };
         let root = Inode { mode: 0o700, kind };
-        Self { inodes: HashMap::from([(ROOT, root)]), next: ROOT + 1, pending: Vec::new() }
+        Self {
+            inodes: HashMap::from([(ROOT, root)]),
+            next: ROOT + 1,
+            pending: Vec::new(),
+            journaled: 0,
+        }
     }
 }
 
@@ -141,6 +149,7 @@ impl Platter {
 
     /// A sync of a file or folder.
     pub fn sync(&mut self, ino: u64) {
+        self.journaled = self.pending.len();
         match self.kind_mut(ino) {
             Some(Kind::File { bytes, safe, dirty }) => {
                 safe.resize(bytes.len(), 0);
@@ -152,7 +161,9 @@ impl Platter {
             Some(Kind::Dir { .. }) => {
                 // What the journal holds of other folders before that comes along.
                 let last = self.pending.iter().rposition(|change| change.concerns(ino));
-                let covered = self.pending.drain(..last.map_or(0, |last| last + 1));
+                let covered = last.map_or(0, |last| last + 1);
+                self.journaled -= covered;
+                let covered = self.pending.drain(..covered);
                 for change in covered.collect::<Vec<_>>() {
                     self.settle(&change);
                 }
@@ -178,7 +189,7 @@ impl Platter {
         let mut kept: HashMap<u64, BTreeMap<OsString, u64>> = HashMap::new();
         let survivors = match loss {
             Loss::Everything => 0,
-            Loss::Part => rng.random_range(0..=self.pending.len()),
+            Loss::Part => rng.random_range(self.journaled..=self.pending.len()),
         };
         for NameChange(changes) in &self.pending[..survivors] {
             for (dir, name, ino) in changes {
