@@ -7,6 +7,7 @@ use mountctl::api::ExitCode;
 use mountctl::env::Env;
 use mountctl::paths;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::args::MountArgs;
 use crate::conflict_policy::Policies;
@@ -73,8 +74,8 @@ pub struct Config {
     pub threads: usize,
 }
 
-/// A token that does not show.
-pub struct Secret(pub String);
+/// A token that does not show, and that leaves nothing in memory when it is dropped.
+pub struct Secret(pub Zeroizing<String>);
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -151,7 +152,10 @@ impl DaemonEnv {
         Self {
             data_home: folder("XDG_DATA_HOME"),
             config_home: folder("XDG_CONFIG_HOME"),
-            token: std::env::var("MOUNTD_TOKEN").ok().filter(|t| !t.is_empty()).map(Secret),
+            token: std::env::var("MOUNTD_TOKEN")
+                .ok()
+                .filter(|t| !t.is_empty())
+                .map(|t| Secret(Zeroizing::new(t))),
             credentials_dir: folder("CREDENTIALS_DIRECTORY"),
         }
     }

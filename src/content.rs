@@ -80,7 +80,9 @@ impl Contents {
             let entry = entry?;
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.parse().ok()).map(FileId);
-            match id.filter(|id| used.contains(id)) {
+            // A link, or anything else that we did not make, is none of ours: it leads nowhere.
+            let is_ours = entry.file_type()?.is_file();
+            match id.filter(|id| is_ours && used.contains(id)) {
                 Some(id) => {
                     // After a crash its newest bytes may be with the kernel only.
                     let file = File::open(entry.path())?;

@@ -7,26 +7,22 @@ mod approvals;
 mod conflicts;
 mod events;
 mod link;
+mod server;
 mod status;
 
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::connect_info::Connected;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use jiff::Timestamp;
 use mountctl::api::{
     self, Envelope, ErrorBody, ErrorCode, FlushReply, FlushRequest, Hello, Meta, StatusReply,
@@ -36,7 +32,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
 
+use self::server::Peer;
+pub use self::server::bind;
 use crate::engine::runner::{Command, Flushed};
 use crate::engine::{Core, Shared};
 use crate::path::WsPath;
@@ -44,6 +43,9 @@ use crate::remote::credential::Credential;
 
 /// Largest request body; bytes.
 const BODY_MAX: usize = 64 << 10;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest wait that a caller may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -153,56 +155,12 @@ impl Control {
     }
 }
 
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
-struct Peer {
-    uid: Option<u32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
-    }
-}
-
-/// Binds the control socket, 0600 in a 0700 folder. A dead socket of ours is removed.
-///
-/// # Errors
-/// When another daemon answers there, or the folder belongs to somebody else.
-pub fn bind(socket: &Path) -> io::Result<UnixListener> {
-    let folder = socket.parent().ok_or_else(|| io::Error::other("socket without a folder"))?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let metadata = std::fs::symlink_metadata(folder)?;
-    let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
-    if !metadata.is_dir() || owner != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("{} does not belong to this user", folder.display()),
-        ));
-    }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
-    }
-    match UnixStream::connect(socket) {
-        Ok(_) => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_dead) => std::fs::remove_file(socket)?,
-    }
-    // The folder keeps others out between bind and chmod.
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
 /// Serves the API until `stop` says so.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
     listener: UnixListener,
     control: Arc<Control>,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+) {
     let app = axum::Router::new()
         .route(route::HELLO, get(hello))
         .route(route::STATUS, get(status))
@@ -220,13 +178,11 @@ pub async fn serve(
         .route(route::UNMOUNT, post(unmount))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), admit))
         .with_state(control);
-    let service = app.into_make_service_with_connect_info::<Peer>();
     tokio::select! {
-        result = axum::serve(listener, service) => result,
-        () = stop => Ok(()),
+        () = server::accept(listener, app) => {}
+        () = stop => {}
     }
 }
 
@@ -256,7 +212,16 @@ async fn admit(
         );
         return control.failure(began, error.suggest("use the mountctl of the same release"));
     }
-    next.run(request).await
+    let (parts, body) = request.into_parts();
+    let wrong =
+        |what: String| control.failure(began, ErrorBody::new(ErrorCode::InvalidArgument, what));
+    let body = match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_MAX)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return wrong(format!("the body is cut, or longer than {BODY_MAX} bytes")),
+        Err(_) => return wrong(format!("the body did not come within {BODY_TIMEOUT:?}")),
+    };
+    let _call = peer.call();
+    next.run(Request::from_parts(parts, Body::from(body))).await
 }
 
 async fn unknown(State(control): State<Arc<Control>>) -> Response {

@@ -6,7 +6,7 @@ mod state_folder;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,13 @@ use mountctl::api::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use url::Url;
+use zeroize::Zeroizing;
 
 use self::embedded::reach;
 use self::reports::{failure, mountpoint_report, session_report, store_report};
-use self::state_folder::{check_identity, check_places, identity, lock_state, make_private};
+use self::state_folder::{
+    check_identity, check_places, check_private, identity, lock_state, make_private,
+};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Source};
 use crate::content::Contents;
@@ -44,7 +47,6 @@ const RUNTIME_END: Duration = Duration::from_secs(2);
 /// # Errors
 /// When it cannot start; nothing was changed then.
 pub fn mount(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
-    no_core_dumps();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -53,15 +55,6 @@ pub fn mount(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     let result = runtime.block_on(run(config, out));
     runtime.shutdown_timeout(RUNTIME_END);
     result
-}
-
-/// Tokens and other people's files must not end up in a core file.
-fn no_core_dumps() {
-    if let Err(error) =
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
-    {
-        tracing::debug!(%error, "core files cannot be switched off");
-    }
 }
 
 async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
@@ -74,6 +67,7 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     let mountpoint = mountpoint::absolute(&config.mountpoint).map_err(mountpoint_report)?;
     check_places(&config, &mountpoint)?;
     let known = config.state_dir.join("state.db").exists();
+    check_private(&config)?;
     // A state folder in use says so before anything else is looked at.
     let lock = if config.state_dir.exists() { Some(lock_state(&config)?) } else { None };
     if known {
@@ -179,7 +173,7 @@ fn create_mountpoint(config: &Config, out: &mut dyn io::Write) -> Result<(), Rep
 async fn load_credential(config: &Config) -> Result<Credential, Report> {
     let token = match (&config.token_file, &config.token) {
         (Some(file), _) => {
-            let text = tokio::fs::read_to_string(file).await.map_err(|error| {
+            let text = watch::read(file).await.map_err(|error| {
                 Report::new(
                     ExitCode::Auth,
                     "TOKEN_FILE",
@@ -188,7 +182,7 @@ async fn load_credential(config: &Config) -> Result<Credential, Report> {
                 .fix("write the token to it, for you alone to read, or name another one")
             })?;
             check_token_file(file)?;
-            Some(text.trim().to_owned())
+            Some(Zeroizing::new(text))
         }
         (None, Some(secret)) => Some(secret.0.clone()),
         (None, None) => None,
@@ -197,14 +191,19 @@ async fn load_credential(config: &Config) -> Result<Credential, Report> {
 }
 
 fn check_token_file(file: &Path) -> Result<(), Report> {
-    let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
-    if mode & 0o077 != 0 {
-        return Err(Report::new(
-            ExitCode::Auth,
-            "TOKEN_FILE",
-            format!("token file {} can be read by other users", file.display()),
-        )
-        .fix(format!("chmod 600 {}", file.display())));
+    let report = |what: String| {
+        Report::new(ExitCode::Auth, "TOKEN_FILE", format!("token file {} {what}", file.display()))
+    };
+    let metadata = fs::metadata(file).map_err(|error| report(format!("is gone: {error}")))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(report("can be read by other users".to_owned())
+            .fix(format!("chmod 600 {}", file.display())));
+    }
+    let (owner, own) = (metadata.uid(), nix::unistd::geteuid().as_raw());
+    // Root may use anybody's.
+    if own != 0 && owner != own && owner != 0 {
+        return Err(report(format!("belongs to another user, {owner}"))
+            .fix("copy the token into a file of your own"));
     }
     Ok(())
 }
@@ -319,9 +318,13 @@ fn follow_files(
     if let (Some(file), Source::Server { .. }) = (config.token_file.clone(), &config.source) {
         let (commands, credential) = (commands.clone(), credential.clone());
         tokio::spawn(async move {
-            let known = watch::read(&file).await;
-            watch::follow(file, known, move |text| {
-                let Some(token) = text.map(|text| text.trim().to_owned()) else { return };
+            let known = watch::read(&file).await.ok();
+            watch::follow(file.clone(), known, move |text| {
+                let Some(token) = text.map(Zeroizing::new) else { return };
+                if let Err(report) = check_token_file(&file) {
+                    tracing::warn!(why = %report.what, "credential file changed, not taken");
+                    return;
+                }
                 tracing::info!("credential file changed, read again");
                 credential.replace(Some(token));
                 // A full queue means that the runner is awake anyway.
@@ -333,7 +336,7 @@ fn follow_files(
     if let Some(file) = config.user_rules.clone() {
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
-            let known = watch::read(&file).await;
+            let known = watch::read(&file).await.ok();
             if let Some(text) = &known {
                 shared.set_user_rules(text.clone());
             }

@@ -32,11 +32,35 @@ fn run(cli: Cli) -> Result<(), Report> {
     // Nothing that this process makes is for other users.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let mut out = io::stdout();
+    keep_secrets();
     match cli.command {
         Command::Mount(args) => {
-            let config = Config::resolve(&args, &Env::from_process(), DaemonEnv::from_process())?;
+            let env = DaemonEnv::from_process();
+            forget_token();
+            let config = Config::resolve(&args, &Env::from_process(), env)?;
             daemon::mount(config, &mut out)
         }
         Command::Serve(args) => serve::serve(args, &mut out),
     }
+}
+
+/// Tokens and other people's files must not end up in a core file, nor be read out of this process
+/// by another one of the same user. The limit alone would not keep a core from a program that
+/// collects them.
+fn keep_secrets() {
+    use nix::sys::resource::{Resource, setrlimit};
+
+    let limited = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    #[cfg(target_os = "linux")]
+    let limited = limited.and(nix::sys::prctl::set_dumpable(false));
+    if let Err(error) = limited {
+        tracing::debug!(%error, "core files cannot be switched off");
+    }
+}
+
+/// What this process starts, `fusermount3` among it, has no use for the token.
+#[allow(unsafe_code, reason = "the environment is shared by all threads, and there is one")]
+fn forget_token() {
+    // SAFETY: called by `main` before anything starts a thread.
+    unsafe { std::env::remove_var("MOUNTD_TOKEN") }
 }

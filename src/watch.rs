@@ -3,20 +3,34 @@
 //! The one door to the `notify` crate. A watcher that cannot be had (no inotify watches left, a
 //! network folder) is replaced by looking every few seconds.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::Notify;
 
 /// How often a file is looked at in any case.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reads a small text file; `None` when it is not there or cannot be read.
-pub async fn read(path: &Path) -> Option<String> {
-    tokio::fs::read_to_string(path).await.ok()
+/// The longest file that is read.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// Reads a small text file.
+///
+/// # Errors
+/// When it is not there, cannot be read, is not text, or is over 1 MiB.
+pub async fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = tokio::fs::File::open(path).await?;
+    file.take(BYTES_MAX + 1).read_to_string(&mut text).await?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+    }
+    Ok(text)
 }
 
 /// Calls `changed` with the text of `path` each time it is another one than before. Never returns.
@@ -26,7 +40,7 @@ pub async fn follow(path: PathBuf, mut known: Option<String>, changed: impl Fn(O
     loop {
         // Either the watcher speaks or the interval ends; both lead to a look.
         drop(tokio::time::timeout(LOOK_INTERVAL, event.notified()).await);
-        let text = read(&path).await;
+        let text = read(&path).await.ok();
         if text != known {
             known.clone_from(&text);
             changed(text);

@@ -56,5 +56,5 @@ pub(super) async fn reach(
             tracing::error!(%error, "embedded server");
         }
     });
-    Ok((base, Credential::new(Some(token)), Some(Embedded { end, task })))
+    Ok((base, Credential::new(Some(token.into())), Some(Embedded { end, task })))
 }

@@ -2,7 +2,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use mountctl::api::ExitCode;
@@ -12,6 +14,9 @@ use super::reports::{failure, store_report};
 use crate::config::{Config, Source};
 use crate::report::Report;
 use crate::store::Store;
+
+/// What lies in a state folder beside folders.
+const PRIVATE_FILES: [&str; 4] = ["lock", "state.db", "state.db-wal", "state.db-shm"];
 
 /// What keeps a state folder ours until it is dropped.
 #[derive(Debug)]
@@ -57,6 +62,40 @@ pub(super) fn resolved(path: &Path) -> PathBuf {
             _ => return path.to_owned(),
         }
     }
+}
+
+/// Folders with state that are there already must be ours and closed to others, and what lies in
+/// them must be what we left: whoever can write there decides what the daemon reads and overwrites.
+pub(super) fn check_private(config: &Config) -> Result<(), Report> {
+    let own = nix::unistd::geteuid().as_raw();
+    let report = |path: &Path, what: &str| {
+        Report::new(ExitCode::Config, "STATE_FOLDER", format!("{} {what}", path.display()))
+            .why("whoever can write there decides what this daemon reads and overwrites")
+    };
+    for folder in [&config.state_dir, &config.files_dir] {
+        let Ok(metadata) = fs::metadata(folder) else { continue };
+        if !metadata.is_dir() {
+            return Err(report(folder, "is not a folder").fix("choose another with --state-dir"));
+        }
+        let link = fs::symlink_metadata(folder).map_or(own, |link| link.uid());
+        if metadata.uid() != own || (link != own && link != 0) {
+            return Err(report(folder, "belongs to another user")
+                .fix("choose another with --state-dir, or give it to the user of this daemon"));
+        }
+        if metadata.permissions().mode() & 0o022 != 0 {
+            return Err(report(folder, "can be changed by other users")
+                .fix(format!("look at what is in it, then chmod 700 {}", folder.display())));
+        }
+        for name in PRIVATE_FILES {
+            let path = folder.join(name);
+            let Ok(file) = fs::symlink_metadata(&path) else { continue };
+            if !file.is_file() || file.uid() != own || file.nlink() != 1 {
+                return Err(report(&path, "is not a file of ours alone")
+                    .fix("look at what it is, and move it away"));
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn lock_state(config: &Config) -> Result<StateLock, Report> {

@@ -98,9 +98,14 @@ impl Refusal {
     }
 }
 
-/// A text of the server, cut to a sane length and without control characters.
+/// A text of the server, cut to a sane length and without characters that steer a terminal or turn
+/// the direction of writing.
 pub(super) fn for_people(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS_MAX).collect()
+    let steers = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || turns
+    };
+    text.chars().map(|c| if steers(c) { ' ' } else { c }).take(MESSAGE_CHARS_MAX).collect()
 }
 
 /// Reads `Retry-After`; a date counts from the reply's own `Date`, so that no clock is asked.
@@ -244,7 +249,7 @@ mod tests {
 
     #[test]
     fn texts_of_servers_are_tamed() {
-        assert_eq!(for_people("a\u{1b}[31m\nb"), "a [31m b");
+        assert_eq!(for_people("a\u{1b}[31m\nb\u{202e}c"), "a [31m b c");
         assert_eq!(for_people(&"x".repeat(1000)).len(), MESSAGE_CHARS_MAX);
     }
 }

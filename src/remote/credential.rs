@@ -1,7 +1,8 @@
 //! The bearer token: held in one place, replaced while requests run, never shown.
 //!
 //! A [`Credential`] is a handle; all clones share the token. Its `Debug` says only whether there is
-//! one. Headers made from it are marked sensitive. No I/O.
+//! one. Headers made from it are marked sensitive. What is replaced is wiped from memory, as far as
+//! it is held here. No I/O.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,44 +13,52 @@ use jiff::Timestamp;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::RemoteError;
 
 /// Prefixes that name the class of a token and are no part of the signed text.
 const CLASS_PREFIXES: [&str; 4] = ["relay_pa_", "relay_ws_", "relay_id_", "relay_ag_"];
 
+/// One token.
+type Token = Arc<Zeroizing<String>>;
+
 /// A shared, replaceable bearer token.
 #[derive(Clone, Default)]
 pub struct Credential {
-    token: Arc<RwLock<Option<Arc<str>>>>,
+    token: Arc<RwLock<Option<Token>>>,
 }
 
 impl Credential {
     /// Holds `token`; `None` sends no credential at all.
     #[must_use]
-    pub fn new(token: Option<String>) -> Self {
+    pub fn new(token: Option<Zeroizing<String>>) -> Self {
         let credential = Self::default();
         credential.replace(token);
         credential
     }
 
     /// Uses `token` from the next request on.
-    pub fn replace(&self, token: Option<String>) {
-        let token = token.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token.map(Arc::from);
+    pub fn replace(&self, token: Option<Zeroizing<String>>) {
+        let token = token.map(|text| Zeroizing::new(text.trim().to_owned()));
+        let token = token.filter(|text| !text.is_empty()).map(Arc::new);
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
     /// The token as it is now.
-    pub(super) fn token(&self) -> Option<Arc<str>> {
+    pub(super) fn token(&self) -> Option<Token> {
         self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The `Authorization` header, marked sensitive.
     pub(super) fn header(&self) -> Result<Option<HeaderValue>, RemoteError> {
         let Some(token) = self.token() else { return Ok(None) };
-        let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-            RemoteError::Auth { message: "the token holds characters no header can carry".into() }
-        })?;
+        let mut value =
+            HeaderValue::from_str(&Zeroizing::new(format!("Bearer {}", token.as_str()))).map_err(
+                |_| RemoteError::Auth {
+                    message: "the token holds characters no header can carry".into(),
+                },
+            )?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
@@ -130,14 +139,14 @@ mod tests {
 
     #[test]
     fn the_token_never_shows() {
-        let credential = Credential::new(Some("s3cret\n".into()));
+        let credential = Credential::new(Some("s3cret\n".to_owned().into()));
         let header = credential.header().unwrap().unwrap();
         assert_eq!(header.to_str().unwrap(), "Bearer s3cret");
         assert!(!format!("{credential:?} {header:?}").contains("s3cret"));
         let other = credential.clone();
         other.replace(None);
         assert_eq!((credential.header(), other.header()), (Ok(None), Ok(None)));
-        credential.replace(Some("a\nb".into()));
+        credential.replace(Some("a\nb".to_owned().into()));
         let error = credential.header().unwrap_err();
         assert!(!error.to_string().contains("a\nb"));
     }

@@ -82,7 +82,8 @@ pub fn check_url(url: &Url, insecure_http: bool) -> Result<(), String> {
         return Err("the address of the server must not carry a query or fragment".into());
     }
     let loopback = match host {
-        Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+        // Names below it are looked up like any other by some resolvers.
+        Host::Domain(name) => name == "localhost",
         Host::Ipv4(address) => address.is_loopback(),
         Host::Ipv6(address) => address.is_loopback(),
     };
@@ -297,6 +298,7 @@ mod tests {
         }
         assert!(check("http://localhost:1/", false));
         assert!(!check("http://example.org/", false));
+        assert!(!check("http://x.localhost/", false));
         assert!(check("http://example.org/", true));
         for bad in ["ftp://localhost/", "https://u:p@example.org/", "https://example.org/?t=1"] {
             assert!(!check(bad, true), "{bad}");

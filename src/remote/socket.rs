@@ -67,7 +67,7 @@ impl HttpRemote {
     ) -> Result<Socket, FeedError> {
         let token = self.transport.credential().token();
         let mut query = Vec::new();
-        query.extend(token.as_deref().map(|token| ("token", token)));
+        query.extend(token.as_ref().map(|token| ("token", token.as_str())));
         match from {
             From::Cursor(id) => query.push(("cursor", id.0.as_str())),
             From::Now => query.push(("from", "now")),

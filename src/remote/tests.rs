@@ -268,9 +268,9 @@ async fn a_date_is_no_condition_for_a_server_that_ignores_it() {
 async fn a_wrong_token_is_refused_and_a_new_one_is_taken_up() {
     let host = Host::start(workspaced::Extensions::all()).await;
     let (remote, credential) = host.remote_and_credential("/").await;
-    credential.replace(Some("wrong".into()));
+    credential.replace(Some("wrong".to_owned().into()));
     let error = remote.list(None).await.unwrap_err();
     assert!(matches!(error, RemoteError::Auth { .. }), "{error:?}");
-    credential.replace(Some(support::TOKEN.into()));
+    credential.replace(Some(support::TOKEN.to_owned().into()));
     assert!(remote.list(None).await.is_ok());
 }

@@ -25,6 +25,7 @@ mod guards;
 mod hostile;
 mod link;
 mod names;
+mod neighbours;
 mod programs;
 mod shell_life;
 mod smoke;

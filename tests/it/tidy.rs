@@ -72,8 +72,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("fail", &["failpoints"]),
     ("diffy", &["engine"]),
     ("fuser", &["fuse"]),
+    ("hyper", &["control"]),
+    ("hyper_util", &["control"]),
     ("ignore", &["conflict_policy", "ignore_rules"]),
-    ("mountctl", &["config", "control", "daemon", "main", "report", "serve"]),
+    ("mountctl", &["config", "control", "daemon", "main", "report", "serve", "telemetry"]),
     ("nix", &["content", "control", "daemon", "engine", "failpoints", "fs", "fuse", "main"]),
     ("notify", &["watch"]),
     ("rand", &["daemon", "engine", "remote"]),
@@ -86,6 +88,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry"]),
     ("url", &["config", "daemon", "remote"]),
     ("workspaced", &["daemon", "serve"]),
+    ("zeroize", &["config", "daemon", "remote"]),
     ("xxhash_rust", &["checksum"]),
 ];
 

@@ -189,7 +189,7 @@ async fn a_token_for_the_mounted_folder_alone_follows_by_path() {
     let host = Host::start_with(anywhere, |config| config.auth = Auth::TokenFile(tokens)).await;
     let whole = host.remote("/").await;
     let (remote, credential) = host.remote_and_credential("/r").await;
-    credential.replace(Some(support::SCOPED_TOKEN.into()));
+    credential.replace(Some(support::SCOPED_TOKEN.to_owned().into()));
     let mut feed = Running::start(&remote, None);
     assert_eq!(feed.next().await, FeedItem::Gap { tail: None });
     assert_eq!(feed.next().await, FeedItem::Live(FeedMode::WebSocket));

@@ -44,7 +44,7 @@ async fn peer(reply: String, stay: bool) -> SocketAddr {
 }
 
 fn remote_at(address: SocketAddr) -> HttpRemote {
-    let mut config = config(address, Credential::new(Some(TOKEN.into())));
+    let mut config = config(address, Credential::new(Some(TOKEN.to_owned().into())));
     config.request_timeout = Duration::from_secs(2);
     config.response_bytes_max = 4096;
     HttpRemote::new(config).unwrap()
@@ -139,7 +139,8 @@ async fn a_reply_that_drips_is_given_up() {
 /// A name that cannot be resolved is a connection that cannot be made: nothing was sent.
 #[tokio::test]
 async fn a_name_without_an_address_is_out_of_reach() {
-    let mut config = config(([127, 0, 0, 1], 1).into(), Credential::new(Some(TOKEN.into())));
+    let mut config =
+        config(([127, 0, 0, 1], 1).into(), Credential::new(Some(TOKEN.to_owned().into())));
     config.base = url::Url::parse("https://no-such-host.invalid/").unwrap();
     config.request_timeout = Duration::from_secs(10);
     let error = HttpRemote::new(config).unwrap().list(None).await.unwrap_err();
@@ -188,7 +189,7 @@ async fn a_refused_connection_changed_nothing_and_shows_no_token() {
 #[tokio::test]
 async fn a_peer_without_tls_is_not_trusted_as_one_with() {
     let address = peer("HTTP/1.1 400 Bad Request\r\n\r\n".into(), false).await;
-    let mut config = config(address, Credential::new(Some(TOKEN.into())));
+    let mut config = config(address, Credential::new(Some(TOKEN.to_owned().into())));
     config.base = url::Url::parse(&format!("https://{address}/")).unwrap();
     let remote = HttpRemote::new(config).unwrap();
     let error = remote.list(None).await.unwrap_err();

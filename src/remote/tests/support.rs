@@ -69,7 +69,7 @@ impl Host {
     }
 
     pub(super) async fn remote_and_credential(&self, root: &str) -> (Arc<HttpRemote>, Credential) {
-        let credential = Credential::new(Some(TOKEN.into()));
+        let credential = Credential::new(Some(TOKEN.to_owned().into()));
         let mut config = config(self.address, credential.clone());
         config.root = path(root);
         let remote = HttpRemote::new(config).unwrap();

@@ -97,7 +97,10 @@ impl Mount {
     pub fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mountd"));
         command.args(["mount", &self.source]).arg(self.path());
-        command.args(["--name", &self.name(), "--log-level", "debug"]);
+        command.args(["--name", &self.name()]);
+        if !self.args.iter().any(|arg| arg == "--log-level") {
+            command.args(["--log-level", "debug"]);
+        }
         command.arg("--token-file").arg(self.token_file());
         command.args(&self.args).args(more);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
