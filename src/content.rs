@@ -5,8 +5,10 @@
 //! a file is removed only after the rows that stopped referring to it are on stable storage.
 //! *Blocking:* disk.
 
+pub mod aside;
 pub mod open;
 pub mod unsynced;
+pub mod working;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -16,9 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
-use crate::node::{BlobId, FileId};
-use crate::store::{Store, StoreError};
+use self::working::{Blocks, WorkingFile};
+use crate::node::{BlobId, Content, FileId, Ino};
+use crate::store::{FileSums, Store, StoreError};
 
 pub use self::open::{OpenFile, OpenFiles};
 use self::unsynced::Unsynced;
@@ -35,6 +39,10 @@ pub struct Contents {
     trash: Arc<Mutex<Vec<FileId>>>,
     /// Working files that are not on stable storage yet.
     pub unsynced: Arc<Unsynced>,
+    /// What is known of the bytes of each working file.
+    blocks: Mutex<HashMap<FileId, Arc<Blocks>>>,
+    /// Nodes whose working files have bytes of which nothing is known.
+    unscanned: Mutex<BTreeSet<Ino>>,
     /// What is open.
     pub open: OpenFiles,
 }
@@ -51,7 +59,9 @@ impl Contents {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn open(folder: &Path, store: Store) -> io::Result<Self> {
+    pub fn open(folder: &Path, store: Store, sums: &HashMap<FileId, FileSums>) -> io::Result<Self> {
+        let blocks =
+            sums.iter().map(|(file, sums)| (*file, Arc::new(Blocks::known(sums)))).collect();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         if let Some(above) = folder.parent() {
             File::open(above)?.sync_all()?;
@@ -65,6 +75,8 @@ impl Contents {
             cache: Mutex::default(),
             trash: Arc::default(),
             unsynced,
+            blocks: Mutex::new(blocks),
+            unscanned: Mutex::default(),
             open: OpenFiles::default(),
         })
     }
@@ -89,6 +101,7 @@ impl Contents {
                     file.sync_data()?;
                     lengths.insert(id, file.metadata()?.len());
                 }
+                None if aside::is_set_aside(&name.to_string_lossy()) => {}
                 None => {
                     failpoint!("start.sweep");
                     std::fs::remove_file(entry.path())?;
@@ -109,7 +122,7 @@ impl Contents {
             return Ok(bytes);
         }
         let bytes = self.store.blob(id)?;
-        bytes.ok_or_else(|| StoreError::Failed(format!("content {} is missing", id.0)))
+        bytes.ok_or_else(|| StoreError::Damaged(format!("content {} is missing", id.0)))
     }
 
     /// Keeps a small content in memory for a while. It must be submitted to the store as well.
@@ -146,27 +159,90 @@ impl Contents {
     ///
     /// # Errors
     /// When it exists or the disk refuses.
-    pub fn create_file(&self, id: FileId) -> io::Result<File> {
+    pub fn create_file(&self, id: FileId) -> io::Result<WorkingFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(self.file_path(id))?;
         self.unsynced.created(&file)?;
-        Ok(file)
+        Ok(WorkingFile::new(id, file, self.blocks(id)))
     }
 
     /// Opens the working file `id`; never through a symbolic link.
     ///
     /// # Errors
     /// When it is not there or the disk refuses.
-    pub fn open_file(&self, id: FileId) -> io::Result<File> {
+    pub fn open_file(&self, id: FileId) -> io::Result<WorkingFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
-        options.open(self.file_path(id))
+        let file = options.open(self.file_path(id))?;
+        Ok(WorkingFile::new(id, file, self.blocks(id)))
+    }
+
+    /// Gives a damaged content another name, under which it is kept. `None`: there is nothing left
+    /// of it.
+    ///
+    /// # Errors
+    /// When the disk refuses; it is where it was then.
+    pub fn set_aside(&self, content: Content, at: Timestamp) -> io::Result<Option<PathBuf>> {
+        match content {
+            Content::Empty | Content::Remote | Content::Damaged => Ok(None),
+            Content::File(file) => aside::set_aside(&self.file_path(file), at),
+            Content::Blob(blob) => match self.store.blob_as_it_lies(blob) {
+                Ok(Some((bytes, _))) => {
+                    let path = self.folder.join(format!("blob-{}", blob.0));
+                    let path = aside::aside_path(&path, at);
+                    let mut options = OpenOptions::new();
+                    options.write(true).create_new(true).mode(0o600);
+                    let mut file = options.open(&path)?;
+                    io::Write::write_all(&mut file, &bytes)?;
+                    file.sync_all()?;
+                    Ok(Some(path))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(io::Error::other(error)),
+            },
+        }
+    }
+
+    /// What is known of the bytes of the working file `id`.
+    #[must_use]
+    pub fn blocks(&self, id: FileId) -> Arc<Blocks> {
+        Arc::clone(self.all_blocks().entry(id).or_default())
+    }
+
+    fn all_blocks(&self) -> std::sync::MutexGuard<'_, HashMap<FileId, Arc<Blocks>>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the node's working file scanned when it is quiet.
+    pub fn note_unscanned(&self, ino: Ino) {
+        self.unscanned().insert(ino);
+    }
+
+    /// Takes out the nodes whose working files are to be scanned.
+    #[must_use]
+    pub fn take_unscanned(&self) -> BTreeSet<Ino> {
+        std::mem::take(&mut *self.unscanned())
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn has_unscanned(&self) -> bool {
+        !self.unscanned().is_empty()
+    }
+
+    fn unscanned(&self) -> std::sync::MutexGuard<'_, BTreeSet<Ino>> {
+        self.unscanned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has working files removed by the next [`Contents::empty_trash`].
     pub fn discard(&self, files: Vec<FileId>) {
         if !files.is_empty() {
+            let mut blocks = self.all_blocks();
+            for file in &files {
+                blocks.remove(file);
+            }
+            drop(blocks);
             self.trash.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
         }
     }

@@ -272,7 +272,7 @@ fn build(
         },
         ..Settings::default()
     };
-    let contents = Contents::open(&config.files_dir, store.clone())
+    let contents = Contents::open(&config.files_dir, store.clone(), &loaded.sums)
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
     failpoint!("start.loaded");
     let now = Now { mono: clock.monotonic(), wall: clock.wall() };

@@ -14,6 +14,7 @@ pub mod conflict;
 pub mod conflict_files;
 mod copies;
 pub mod core;
+pub mod damage;
 pub mod decide;
 pub mod evict;
 pub mod fetch;

@@ -39,6 +39,9 @@ pub enum FsError {
     /// The local disk refused.
     #[error("local disk: {0:?}")]
     Disk(io::ErrorKind),
+    /// The bytes here are not as they were written, and nobody else has them.
+    #[error("the content is damaged")]
+    Damaged,
     /// The handle is not open, or not for this.
     #[error("bad handle")]
     BadHandle,
@@ -52,7 +55,11 @@ pub enum FsError {
 
 impl From<io::Error> for FsError {
     fn from(error: io::Error) -> Self {
-        Self::Disk(error.kind())
+        if crate::content::working::is_damage(&error) {
+            Self::Damaged
+        } else {
+            Self::Disk(error.kind())
+        }
     }
 }
 

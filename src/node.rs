@@ -37,6 +37,8 @@ pub enum Content {
     Blob(BlobId),
     /// In a working file that is changed in place.
     File(FileId),
+    /// Nowhere: they were here, were damaged, and were set aside. The remote never had them.
+    Damaged,
 }
 
 /// The bytes of a file, as metadata.

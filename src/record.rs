@@ -103,10 +103,12 @@ pub enum Stage {
 }
 
 /// The ways from one stage to another. A record begins as waiting; staying is always allowed.
-/// What is parked waits before it is sent again, and only what was sent can be refused.
-pub const TURNS: [(Stage, Stage); 7] = [
-    // Handed out to be sent or settled; undone by a newer change or taken up by one.
+/// What is parked waits before it is sent again.
+pub const TURNS: [(Stage, Stage); 8] = [
+    // Handed out to be sent or settled; parked because its bytes are damaged; undone by a newer
+    // change or taken up by one.
     (Stage::Waiting, Stage::Flight),
+    (Stage::Waiting, Stage::Parked),
     (Stage::Waiting, Stage::Ended),
     // Lost, postponed, or to be sent on another base; refused; accepted or settled.
     (Stage::Flight, Stage::Waiting),

@@ -12,7 +12,9 @@
 
 mod damage;
 mod load;
+mod log;
 mod rows;
+mod salvage;
 mod schema;
 mod table;
 mod writer;
@@ -25,7 +27,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 pub use self::damage::DamagedRow;
 pub use self::load::Loaded;
+pub use self::log::LogCheck;
 pub use self::rows::{FileSums, Row};
+pub use self::salvage::Salvage;
 pub use self::schema::SCHEMA_VERSION;
 use self::writer::Writer;
 use crate::node::BlobId;
@@ -81,7 +85,85 @@ pub struct Store {
     path: PathBuf,
 }
 
+/// A database that was opened and looked through.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// What it holds.
+    pub loaded: Loaded,
+    /// What was found in the log.
+    pub log: LogCheck,
+    /// What was saved, when the database was damaged and had to be made anew.
+    pub salvage: Option<Salvage>,
+}
+
+/// Up to this size a database is checked page by page whenever it is opened; bytes.
+const CHECK_BYTES_MAX: u64 = 64 << 20;
+
 impl Store {
+    /// Opens or creates the database at `path`, looks it through and reads everything back. Of one
+    /// that is damaged everything that can be read goes into a new one; `aside` names the path
+    /// under which the damaged one is kept. *Blocking:* disk.
+    ///
+    /// # Errors
+    /// When it cannot be opened, was written by a newer mountd, or the disk refuses.
+    pub fn open_checked(
+        path: &Path,
+        aside: &dyn Fn(&Path) -> PathBuf,
+    ) -> Result<Opened, StoreError> {
+        salvage::finish(path, aside)?;
+        let failed = |error: std::io::Error| StoreError::Failed(error.to_string());
+        let mut log_path = path.as_os_str().to_owned();
+        log_path.push("-wal");
+        let log_path = PathBuf::from(log_path);
+        let keep = || std::fs::copy(&log_path, aside(&log_path)).map(|_bytes| ());
+        let log = log::check(&log_path, keep).map_err(failed)?;
+        let read = || {
+            let store = Self::open(path)?;
+            let loaded = store.check().and_then(|()| store.load());
+            loaded.map_err(|error| (store.stop(), error).1).map(|loaded| (store, loaded))
+        };
+        match read() {
+            Err(StoreError::Damaged(why)) => {
+                let salvage = salvage::salvage(path, why, aside)?;
+                let (store, mut loaded) = read()?;
+                loaded.damaged.extend(salvage.damaged.iter().cloned());
+                Ok(Opened { store, loaded, log, salvage: Some(salvage) })
+            }
+            read => read.map(|(store, loaded)| Opened { store, loaded, log, salvage: None }),
+        }
+    }
+
+    /// Looks through the pages of the database, unless there are very many.
+    fn check(&self) -> Result<(), StoreError> {
+        if self.page_bytes()? > CHECK_BYTES_MAX {
+            return Ok(());
+        }
+        self.check_pages()
+    }
+
+    /// Looks through all pages of the database. *Blocking:* disk.
+    ///
+    /// # Errors
+    /// When they are damaged, or cannot be read.
+    pub fn check_pages(&self) -> Result<(), StoreError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let found: String = reader.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if found == "ok" { Ok(()) } else { Err(StoreError::Damaged(found)) }
+    }
+
+    fn page_bytes(&self) -> Result<u64, StoreError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = |sql| reader.query_row(sql, [], |row| row.get::<_, u32>(0)).map(u64::from);
+        Ok(value("PRAGMA page_count")? * value("PRAGMA page_size")?)
+    }
+
+    /// Stops the threads; what was submitted and not committed is left.
+    fn stop(&self) {
+        self.writer.stop();
+    }
+
     /// Opens or creates the database at `path` and starts its threads.
     ///
     /// # Errors

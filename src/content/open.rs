@@ -4,9 +4,7 @@
 //! core; never the other way round. Whoever replaces a node's content holds the open file's lock,
 //! so a write can never land on a content that is being replaced.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +13,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use jiff::Timestamp;
 
+use super::working::WorkingFile;
 use crate::node::Ino;
 
 /// All open files by node.
@@ -64,7 +63,7 @@ pub enum Body {
     /// Changed, in memory.
     Memory(Vec<u8>),
     /// In a working file, changed in place.
-    Disk(Arc<File>),
+    Disk(Arc<WorkingFile>),
 }
 
 impl OpenFiles {
@@ -198,7 +197,7 @@ impl OpenState {
             Body::Unloaded => None,
             Body::Shared(bytes) => Some(bytes.len() as u64),
             Body::Memory(bytes) => Some(bytes.len() as u64),
-            Body::Disk(file) => Some(file.metadata()?.len()),
+            Body::Disk(file) => Some(file.size()?),
         })
     }
 
@@ -221,7 +220,7 @@ impl OpenState {
                 let (from, to) = slice(bytes);
                 Ok(Bytes::copy_from_slice(&bytes[from..to]))
             }
-            Body::Disk(file) => read_at(file, offset, len),
+            Body::Disk(file) => file.read(offset, len),
         }
     }
 
@@ -231,23 +230,4 @@ impl OpenState {
         self.mtime = wall;
         self.dirty_since.get_or_insert(now);
     }
-}
-
-/// Reads up to `len` bytes, short only at the end of the file.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut buffer = vec![0; len];
-    let mut filled = 0;
-    while filled < len {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    buffer.truncate(filled);
-    Ok(Bytes::from(buffer))
 }

@@ -55,6 +55,7 @@ fn event(notice: Notice) -> Event {
         NoticeKind::Link => EventKind::Link,
         NoticeKind::Local => EventKind::Local,
         NoticeKind::Approval => EventKind::Approval,
+        NoticeKind::Damage => EventKind::Damage,
     };
     let action = match &*notice.action {
         "write" | "edit" => Some(EventAction::Modify),

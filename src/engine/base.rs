@@ -47,7 +47,7 @@ impl Core {
         match content {
             Content::Blob(blob) => Some(BaseContent { blob, digest: Some(digest) }),
             Content::File(file) => self.offered_bases.get(&file).copied(),
-            Content::Empty | Content::Remote => None,
+            Content::Empty | Content::Remote | Content::Damaged => None,
         }
     }
 

@@ -20,6 +20,7 @@ use super::shared::{Notice, NoticeKind, Shared};
 use super::verdict::{Push, base_text, theirs_of};
 use crate::conflict_policy::Policy;
 use crate::content::open::{Body, OpenState};
+use crate::content::working::scan;
 use crate::digest::Digest;
 use crate::node::{Content, Ino, Kind};
 use crate::record::{ConflictRow, How, Record, Resolution};
@@ -283,9 +284,16 @@ impl Shared {
                 Content::Blob(blob) => {
                     Source::Bytes(self.contents.blob(blob).map_err(io::Error::other)?)
                 }
-                Content::File(file) => Source::File(self.contents.file_path(file)),
+                Content::File(file) => {
+                    let path = self.contents.file_path(file);
+                    // What is damaged is not copied; the record is parked when it is sent again.
+                    scan(&path, &self.contents.blocks(file), false)?;
+                    Source::File(path)
+                }
                 Content::Empty => Source::Bytes(Bytes::new()),
-                Content::Remote => return Err(io::Error::other("our content is not here")),
+                Content::Remote | Content::Damaged => {
+                    return Err(io::Error::other("our content is not here"));
+                }
             },
             Some(Kind::Dir { .. }) | None => Source::Bytes(Bytes::new()),
         })

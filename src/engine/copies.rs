@@ -95,13 +95,13 @@ pub(super) enum Source {
 impl Source {
     /// Copies them into a new file and makes that durable.
     pub(super) fn copy_to(&self, target: &Path) -> io::Result<(u64, Digest)> {
-        let mut file = create(target)?;
-        let copied = self.copy_into(&mut file)?;
+        let file = create(target)?;
+        let copied = self.copy_into(&file)?;
         file.sync_all()?;
         Ok(copied)
     }
 
-    fn copy_into(&self, target: &mut File) -> io::Result<(u64, Digest)> {
+    fn copy_into(&self, mut target: &File) -> io::Result<(u64, Digest)> {
         let mut from = match self {
             Self::Bytes(bytes) => {
                 target.write_all(bytes)?;
@@ -182,9 +182,9 @@ impl Shared {
             return Ok(NewContent::Small(source.read_text()?));
         }
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
-        let mut file = self.contents.create_file(id)?;
-        let (size, _) = source.copy_into(&mut file)?;
-        self.contents.unsynced.sync_file(&file)?;
+        let file = self.contents.create_file(id)?;
+        let (size, _) = source.copy_into(file.file())?;
+        self.contents.unsynced.sync_file(file.file())?;
         Ok(NewContent::Large(id, size))
     }
 }

@@ -70,6 +70,14 @@ pub struct Changes {
     pub asked: Vec<String>,
 }
 
+impl Changes {
+    /// Has a working file removed once the rows are durable.
+    pub(super) fn drop_file(&mut self, file: FileId) {
+        self.trash.push(file);
+        self.rows.push(Row::DeleteSums(file));
+    }
+}
+
 /// How the change stream stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stream {
@@ -188,7 +196,7 @@ impl Core {
             .nodes()
             .filter_map(|node| match node.body()?.content {
                 Content::Blob(blob) => Some((blob, node.ino)),
-                Content::Empty | Content::Remote | Content::File(_) => None,
+                Content::Empty | Content::Remote | Content::Damaged | Content::File(_) => None,
             })
             .collect();
         let mut outbox = Outbox::default();
@@ -254,7 +262,7 @@ impl Core {
             .nodes()
             .filter_map(|node| match node.body()?.content {
                 Content::Blob(blob) => Some(blob),
-                Content::Empty | Content::Remote | Content::File(_) => None,
+                Content::Empty | Content::Remote | Content::Damaged | Content::File(_) => None,
             })
             .collect();
         let unused = |blob: &&BlobId| !used.contains(*blob) && !self.outbox.uses(**blob);
@@ -295,7 +303,7 @@ impl Core {
     pub fn working_files(&self) -> BTreeSet<FileId> {
         let file = |node: &Node| match node.body()?.content {
             Content::File(file) => Some(file),
-            Content::Empty | Content::Remote | Content::Blob(_) => None,
+            Content::Empty | Content::Remote | Content::Damaged | Content::Blob(_) => None,
         };
         self.tree.nodes().filter_map(file).collect()
     }
@@ -391,9 +399,9 @@ impl Core {
     /// Frees what a content refers to, after its node stopped referring to it.
     pub(super) fn release_content(&mut self, content: Content, changes: &mut Changes) {
         match content {
-            Content::Empty | Content::Remote => {}
+            Content::Empty | Content::Remote | Content::Damaged => {}
             Content::Blob(blob) => self.release_blob(blob, changes),
-            Content::File(file) => changes.trash.push(file),
+            Content::File(file) => changes.drop_file(file),
         }
     }
 

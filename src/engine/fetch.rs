@@ -168,8 +168,8 @@ impl Shared {
         let named = Arc::new(self.contents.open_file(id).map_err(disk)?);
         let unsynced = Arc::clone(&self.contents.unsynced);
         let synced = tokio::task::spawn_blocking(move || {
-            unsynced.note(&named)?;
-            unsynced.sync_new(&named)
+            unsynced.note(named.file())?;
+            unsynced.sync_new(named.file())
         });
         let synced = synced.await;
         synced.map_err(std::io::Error::other).and_then(|synced| synced).map_err(disk)?;
@@ -191,7 +191,9 @@ impl Shared {
             }
             taken
         });
-        if !taken {
+        if taken {
+            self.contents.note_unscanned(ino);
+        } else {
             self.contents.discard(vec![id]);
         }
     }
@@ -204,11 +206,10 @@ impl Shared {
             let large = (len > SMALL_MAX)
                 .then(|| FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows))));
             if let Some(id) = large {
-                let written = self.contents.create_file(id).and_then(|mut target| {
-                    std::io::Write::write_all(&mut target, bytes)?;
-                    let target = Arc::new(target);
-                    self.contents.unsynced.note(&target)?;
-                    self.contents.unsynced.sync_new(&target)
+                let written = self.contents.create_file(id).and_then(|target| {
+                    target.write(0, bytes)?;
+                    self.contents.unsynced.note(target.file())?;
+                    self.contents.unsynced.sync_new(target.file())
                 });
                 written.map_err(|error| FetchError::Disk(error.to_string()))?;
                 failpoint!("fetch.written");
@@ -229,6 +230,9 @@ impl Shared {
                 };
                 core.take_read(ino, file, (content, len), changes);
             });
+            if large.is_some() {
+                self.contents.note_unscanned(ino);
+            }
             Ok(())
         })
     }

@@ -366,8 +366,8 @@ impl Core {
             if !keep && let Some(body) = node.body() {
                 match body.content {
                     // A record may still want it as the base; it decides.
-                    Content::Blob(_) | Content::Empty | Content::Remote => {}
-                    Content::File(file) => changes.trash.push(file),
+                    Content::Blob(_) | Content::Empty | Content::Remote | Content::Damaged => {}
+                    Content::File(file) => changes.drop_file(file),
                 }
             }
         }
@@ -414,7 +414,7 @@ impl Core {
         }
         let blob = node.body().and_then(|body| match body.content {
             Content::Blob(blob) => Some(blob),
-            Content::Empty | Content::Remote | Content::File(_) => None,
+            Content::Empty | Content::Remote | Content::Damaged | Content::File(_) => None,
         });
         let change = Change {
             path: path.clone(),

@@ -77,6 +77,8 @@ pub enum ItemSource {
     Text(String),
     /// Still only at the remote, under this node's old name: fetch first.
     Remote(Ino),
+    /// Nowhere: they were damaged.
+    Damaged,
 }
 
 /// What to do now and when to plan again at the latest.
@@ -212,7 +214,11 @@ impl Core {
                 (None, Content::Blob(blob)) => ItemSource::Blob(blob),
                 (None, Content::Remote) => ItemSource::Remote(node.map(|node| node.ino)?),
                 (None, Content::Empty) => ItemSource::Nothing,
+                (None, Content::Damaged) => ItemSource::Damaged,
             },
+            (Op::Put, None | Some(Kind::Dir { .. })) => {
+                record.blob.map_or(ItemSource::Damaged, ItemSource::Blob)
+            }
             _ => ItemSource::Nothing,
         };
         let metadata = node.map_or_else(Metadata::default, |node| Metadata {

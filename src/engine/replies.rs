@@ -9,7 +9,7 @@ use super::core::{Changes, Core, LastBatch, Now};
 use super::outbox::{Slot, Wait};
 use super::plan::{Item, Task};
 use crate::digest::Digest;
-use crate::node::Synced;
+use crate::node::{Content, Synced};
 use crate::path::WsPath;
 use crate::record::{Op, Record, RecordState, Seq};
 use crate::remote::{Outcome, RemoteError};
@@ -224,6 +224,10 @@ impl Core {
         };
         node.synced = Some(Box::new(Synced { revision, digest, edited_at: None }));
         node.origin = None;
+        // Sent before its bytes here were damaged: the remote can give them again.
+        if let Some(body) = node.body_mut().filter(|body| body.content == Content::Damaged) {
+            body.content = Content::Remote;
+        }
         Some(ino)
     }
 
@@ -349,7 +353,7 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) {
-        tracing::warn!(%path, code, message, "change refused by the server, parked");
+        tracing::warn!(%path, code, message, "change parked");
         self.note_error(code, &format!("{path}: {message}"), now.wall);
         let newer = self.outbox.lane(path).is_some_and(|lane| !lane.after.is_empty());
         self.outbox.update(path, &mut changes.rows, |slot| {

@@ -103,6 +103,7 @@ enum Finished {
     Reachable(bool),
     Newest(Result<Option<EventId>, RemoteError>),
     Sealed,
+    Scanned,
 }
 
 /// The engine's task.
@@ -121,6 +122,7 @@ pub struct Runner {
     sealing: bool,
     /// What was last told about the way.
     told: &'static str,
+    scanning: bool,
     next_reach: Duration,
     next_seal: Duration,
     next_housekeeping: Duration,
@@ -169,6 +171,7 @@ impl Runner {
             reaching: false,
             sealing: false,
             told: "online",
+            scanning: false,
             next_reach: Duration::ZERO,
             next_seal: Duration::ZERO,
             next_housekeeping: Duration::ZERO,
@@ -320,6 +323,14 @@ impl Runner {
         }
         self.next_housekeeping = now + HOUSEKEEPING;
         self.shared.contents.empty_trash();
+        if self.shared.contents.has_unscanned() && !self.scanning {
+            self.scanning = true;
+            let shared = Arc::clone(&self.shared);
+            self.tasks.spawn_blocking(move || {
+                shared.scan_quiet();
+                Finished::Scanned
+            });
+        }
         if now >= self.next_room {
             self.next_room = now + ROOM_INTERVAL;
             let shared = Arc::clone(&self.shared);
@@ -421,6 +432,7 @@ impl Runner {
                     self.shared.step(|core, _, changes| core.expect_echoes_until(newest, changes));
                 }
             }
+            Finished::Scanned => self.scanning = false,
             Finished::Sealed => {
                 self.sealing = false;
                 self.next_seal = self.shared.now().mono + SEAL_INTERVAL;

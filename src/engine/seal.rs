@@ -54,10 +54,11 @@ impl Shared {
                 return;
             }
         };
-        if let Body::Disk(file) = &state.body
-            && let Err(error) = self.contents.unsynced.note(file)
-        {
-            return done(Err(of_disk(&error)));
+        if let Body::Disk(file) = &state.body {
+            if let Err(error) = self.contents.unsynced.note(file.file()) {
+                return done(Err(of_disk(&error)));
+            }
+            self.contents.note_unscanned(ino);
         }
         let mtime = state.mtime;
         let offered = self.offer_base(ino);
@@ -101,7 +102,7 @@ impl Shared {
             && state.fresh
             && !hold
         {
-            self.contents.unsynced.sync_new(file)?;
+            self.contents.unsynced.sync_new(file.file())?;
             state.fresh = false;
         }
         Ok(())
@@ -186,13 +187,13 @@ impl Shared {
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
         let file = Arc::new(self.contents.create_file(id)?);
         failpoint!("spill.created");
-        if let Err(error) = std::os::unix::fs::FileExt::write_all_at(&*file, &bytes, 0) {
+        if let Err(error) = file.write(0, &bytes) {
             // Nothing names it yet, and nothing will.
             self.contents.discard(vec![id]);
             return Err(error);
         }
         failpoint!("spill.copied");
-        self.contents.unsynced.note(&file)?;
+        self.contents.unsynced.note(file.file())?;
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
         let mtime = state.mtime;
@@ -226,6 +227,9 @@ impl Shared {
         let noted = self.step_then(done, |core, now, changes| {
             let body = core.tree.get(ino).and_then(|node| node.body()).copied().ok_or(())?;
             let held_until = Some(now.mono + core.settings.open_hold);
+            if let Content::File(file) = body.content {
+                changes.rows.push(Row::DeleteSums(file));
+            }
             let sealed = Sealed { content: body.content, size: body.size, mtime, held_until };
             core.seal(ino, &sealed, now, changes);
             Ok::<(), ()>(())
@@ -258,7 +262,7 @@ impl Shared {
                 }
             },
             // Larger than any sane rules file, or not here yet.
-            Some(Content::File(_) | Content::Remote) => return,
+            Some(Content::File(_) | Content::Remote | Content::Damaged) => return,
         };
         let text = String::from_utf8_lossy(&bytes).into_owned();
         self.step(|core, now, changes| {

@@ -61,6 +61,8 @@ pub enum NoticeKind {
     Local,
     /// A person is asked, or has decided.
     Approval,
+    /// Something on the local disk is not as it was written.
+    Damage,
 }
 
 /// Where the kernel's caches are told what no longer holds.
@@ -216,6 +218,11 @@ impl Shared {
                 self.contents.cache_blob(*blob, bytes);
             }
         }
+    }
+
+    /// Has the house kept although no row was written: there is something to be looked after.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
     }
 
     /// Tells the kernel and the trash what a step that was submitted elsewhere changed.

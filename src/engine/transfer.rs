@@ -4,23 +4,24 @@
 //! a file that changes meanwhile goes back to wait. The digest is committed before the request
 //! leaves, so that a crash cannot make us take our own bytes for somebody else's.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::core::Changes;
+use super::damage::{DAMAGED, Recourse};
 use super::fetch::FetchError;
 use super::outbox::Wait;
 use super::plan::{Item, ItemSource, Task};
 use super::replies::Answer;
 use super::shared::{Notice, NoticeKind, Shared};
-use crate::digest::{Digest, Hasher};
-use crate::node::{Content, Ino};
+use crate::content::working::{Scan, is_damage, scan};
+use crate::digest::Digest;
+use crate::node::{Content, FileId, Ino};
 use crate::record::Op;
 use crate::remote::{BulkChange, BulkEntry, FilePut, Outcome, RemoteError};
+use crate::store::StoreError;
 
 /// How long a change waits whose file was written while it was read.
 const CHANGED_HOLD: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ enum Unready {
     Later(String),
     /// Its bytes must be fetched first and that failed.
     Link(RemoteError),
+    /// Its bytes were damaged, and nobody else has them.
+    Damaged(String),
 }
 
 /// A file that exists for one upload, however that ends.
@@ -57,6 +60,7 @@ impl Shared {
         for item in items {
             match self.load(&item).await {
                 Ok((body, digest)) => ready.push(Loaded { item, body, digest }),
+                Err(Unready::Damaged(why)) => self.park_damaged(&item, &why),
                 Err(unready) => {
                     self.not_ready(&item, unready);
                     answers.push(Answer { item, digest: None, outcome: None });
@@ -136,8 +140,10 @@ impl Shared {
             Op::Put | Op::Meta | Op::MakeDir | Op::RemoveDir => self.put_single(&item).await,
         };
         let took = self.clock.monotonic().saturating_sub(began);
-        if let Err(Unready::Later(_)) = &result {
-            self.not_ready(&item, Unready::Later(String::new()));
+        match &result {
+            Err(Unready::Later(reason)) => self.not_ready(&item, Unready::Later(reason.clone())),
+            Err(Unready::Damaged(why)) => self.park_damaged(&item, why),
+            Ok(_) | Err(Unready::Link(_)) => {}
         }
         failpoint!("send.single.replied");
         let tasks = self.step(|core, now, changes| {
@@ -153,6 +159,7 @@ impl Shared {
                     core.failed(vec![item], &error, bytes, now, changes);
                     Vec::new()
                 }
+                Err(Unready::Damaged(_)) => Vec::new(),
                 Err(Unready::Later(_)) => {
                     let answer = Answer { item, digest: None, outcome: None };
                     core.return_items(vec![answer], now, changes)
@@ -170,28 +177,21 @@ impl Shared {
     ) -> Result<(Outcome, Option<Digest>), Unready> {
         let source = self.settle_source(item).await?;
         let io = |error: std::io::Error| Unready::Later(error.to_string());
-        let (path, _temporary) = match source {
-            ItemSource::File(file) => (self.contents.file_path(file), None),
+        let (path, _temporary, size, digest) = match source {
+            ItemSource::File(file) => {
+                let found = self.scan_file(item.ino, file, false).await?;
+                (self.contents.file_path(file), None, found.sums.size, found.digest)
+            }
             source => {
-                let bytes = self.small_bytes(&source).map_err(Unready::Later)?;
+                let bytes = self.small_bytes(item.ino, &source)?;
                 let id = self.step(|core, _, changes| core.take_id(&mut changes.rows));
-                let path = self.contents.fetch_path(crate::node::FileId(id));
+                let path = self.contents.fetch_path(FileId(id));
                 let temporary = Temporary(path.clone());
-                tokio::fs::write(&path, bytes).await.map_err(io)?;
+                tokio::fs::write(&path, &bytes).await.map_err(io)?;
                 failpoint!("send.single.copied");
-                (path, Some(temporary))
+                (path, Some(temporary), bytes.len() as u64, Digest::of(&bytes))
             }
         };
-        let before = self.generation(item.ino);
-        let hashed = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || hash_file(&path)
-        });
-        let (size, digest) =
-            hashed.await.map_err(|error| Unready::Later(error.to_string()))?.map_err(io)?;
-        if self.generation(item.ino) != before {
-            return Err(Unready::Later("changed while it was read".to_owned()));
-        }
         failpoint!("send.single.hashed");
         let noted = self.note_sending(&[(item.clone(), Some(digest))]).await;
         noted.map_err(|error| Unready::Later(error.to_string()))?;
@@ -228,6 +228,7 @@ impl Shared {
             Some(Content::Blob(blob)) => ItemSource::Blob(blob),
             Some(Content::File(file)) => ItemSource::File(file),
             Some(Content::Empty) => ItemSource::Nothing,
+            Some(Content::Damaged) => ItemSource::Damaged,
             Some(Content::Remote) | None => {
                 return Err(Unready::Later("its bytes are not here".to_owned()));
             }
@@ -241,41 +242,79 @@ impl Shared {
         let source = self.settle_source(item).await?;
         let body = match source {
             ItemSource::File(file) => {
-                let before = self.generation(item.ino);
-                let path = self.contents.file_path(file);
-                let read = tokio::fs::read(path).await;
-                let bytes = read.map_err(|error| Unready::Later(error.to_string()))?;
-                if self.generation(item.ino) != before {
-                    return Err(Unready::Later("changed while it was read".to_owned()));
-                }
-                Bytes::from(bytes)
+                let found = self.scan_file(item.ino, file, true).await?;
+                return Ok((Bytes::from(found.bytes), Some(found.digest)));
             }
-            source => self.small_bytes(&source).map_err(Unready::Later)?,
+            source => self.small_bytes(item.ino, &source)?,
         };
         let digest = Digest::of(&body);
         Ok((body, Some(digest)))
     }
 
-    fn small_bytes(&self, source: &ItemSource) -> Result<Bytes, String> {
+    /// Reads and hashes a working file as one snapshot.
+    async fn scan_file(
+        self: &Arc<Self>,
+        ino: Option<Ino>,
+        file: FileId,
+        keep: bool,
+    ) -> Result<Scan, Unready> {
+        let shared = Arc::clone(self);
+        let scanned = tokio::task::spawn_blocking(move || {
+            let blocks = shared.contents.blocks(file);
+            match scan(&shared.contents.file_path(file), &blocks, keep) {
+                Ok(found) if !found.is_current(&blocks) => {
+                    Err(Unready::Later("changed while it was read".to_owned()))
+                }
+                Ok(found) => {
+                    // What was read for sending need not be read again to know it later.
+                    if let Some(ino) = ino {
+                        shared.learn(ino, file, &found);
+                    }
+                    Ok(found)
+                }
+                Err(error) if is_damage(&error) => {
+                    Err(shared.unready(ino, Content::File(file), &error.to_string()))
+                }
+                Err(error) => Err(Unready::Later(error.to_string())),
+            }
+        });
+        scanned.await.map_err(|error| Unready::Later(error.to_string()))?
+    }
+
+    fn small_bytes(&self, ino: Option<Ino>, source: &ItemSource) -> Result<Bytes, Unready> {
         match source {
-            ItemSource::Blob(blob) => self.contents.blob(*blob).map_err(|error| error.to_string()),
+            ItemSource::Blob(blob) => self.contents.blob(*blob).map_err(|error| match error {
+                StoreError::Damaged(why) => self.unready(ino, Content::Blob(*blob), &why),
+                error => Unready::Later(error.to_string()),
+            }),
             ItemSource::Text(text) => Ok(Bytes::from(text.clone())),
             ItemSource::Nothing | ItemSource::File(_) | ItemSource::Remote(_) => Ok(Bytes::new()),
+            ItemSource::Damaged => {
+                Err(Unready::Damaged("its bytes were damaged and are set aside".to_owned()))
+            }
         }
     }
 
-    /// Counts the changes of an open file; constant while nobody writes.
-    fn generation(&self, ino: Option<Ino>) -> Option<u64> {
-        let file = self.contents.open.get(ino?)?;
-        let generation = file.lock().generation;
-        Some(generation)
+    /// What is to be done with a record whose bytes were found damaged.
+    fn unready(&self, ino: Option<Ino>, content: Content, why: &str) -> Unready {
+        match ino.map(|ino| self.content_damaged(ino, content, why)) {
+            Some(Recourse::Again) => Unready::Later(format!("its bytes are fetched again: {why}")),
+            Some(Recourse::Lost(message)) => Unready::Damaged(message),
+            None => Unready::Damaged(why.to_owned()),
+        }
+    }
+
+    /// Sets a record aside whose bytes nobody has any more.
+    fn park_damaged(&self, item: &Item, why: &str) {
+        self.step(|core, now, changes| {
+            if core.current(&item.path, item.seq).is_some() {
+                core.park(&item.path, DAMAGED, why, now, changes);
+            }
+        });
     }
 
     /// Commits what is about to be sent.
-    async fn note_sending(
-        &self,
-        sent: &[(Item, Option<Digest>)],
-    ) -> Result<(), crate::store::StoreError> {
+    async fn note_sending(&self, sent: &[(Item, Option<Digest>)]) -> Result<(), StoreError> {
         let (tell, told) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| drop(tell.send(result)));
         let noted: Result<(), ((), _)> = self.step_then(done, |core, _, changes: &mut Changes| {
@@ -287,7 +326,7 @@ impl Shared {
             Ok(())
         });
         drop(noted);
-        told.await.unwrap_or(Err(crate::store::StoreError::Closed))
+        told.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Holds an item back for a moment and says why.
@@ -304,6 +343,7 @@ impl Shared {
                 let jitter = core.jitter();
                 core.link.failed(&error, now.mono, now.wall, jitter);
             }
+            Unready::Damaged(_) => {}
         });
     }
 
@@ -344,21 +384,4 @@ fn entry(item: &Item, body: Bytes, digest: Option<&Digest>) -> BulkEntry {
         (Op::RemoveDir, _) => BulkChange::RemoveDir,
     };
     BulkEntry { path: item.path.clone(), identity: item.record.identity(digest), change }
-}
-
-/// Hashes a file in pieces.
-fn hash_file(path: &std::path::Path) -> std::io::Result<(u64, Digest)> {
-    let mut file = File::open(path)?;
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 256 << 10];
-    let mut size = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((size, hasher.finish())),
-            n => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-            }
-        }
-    }
 }

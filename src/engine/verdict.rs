@@ -220,7 +220,7 @@ impl Core {
                 record.size = size;
                 record.blob = match content {
                     Content::Blob(blob) => Some(blob),
-                    Content::Empty | Content::Remote | Content::File(_) => None,
+                    Content::Empty | Content::Remote | Content::Damaged | Content::File(_) => None,
                 };
             }
             slot.refusals = 0;

@@ -1,6 +1,5 @@
 //! Calls on open files: open, read, write, truncate, flush, sync, close.
 
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,11 +7,13 @@ use bytes::Bytes;
 use super::{Attributes, Fs, FsError, Reply};
 use crate::content::OpenFile;
 use crate::content::open::{Body, OpenState};
+use crate::content::working::{WorkingFile, is_damage};
 use crate::engine::Shared;
 use crate::engine::core::SMALL_MAX;
+use crate::engine::damage::Recourse;
 use crate::engine::local::{LocalError, SetAttributes};
 use crate::node::{Content, Ino};
-use crate::store::Done;
+use crate::store::{Done, StoreError};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,23 +121,25 @@ impl Fs {
         let mut state = file.lock();
         match load(&self.shared, file.ino, &mut state) {
             Ok(Readiness::Ready) => {
-                let written = write_at(&self.shared, file.ino, &mut state, offset, data);
-                drop(state);
-                self.written(&file, mode, written, reply);
+                match write_at(&self.shared, file.ino, &mut state, offset, data) {
+                    Err(FsError::Damaged) => drop(state),
+                    written => {
+                        drop(state);
+                        return self.written(&file, mode, written, reply);
+                    }
+                }
             }
-            Ok(Readiness::Fetch) => {
-                drop(state);
-                let data = Bytes::copy_from_slice(data);
-                let write = move |shared: &Shared, ino, state: &mut OpenState| {
-                    write_at(shared, ino, state, offset, &data)
-                };
-                self.with_bytes(file, write, reply);
-            }
+            Ok(Readiness::Fetch) => drop(state),
             Err(error) => {
                 drop(state);
-                reply(Err(error));
+                return reply(Err(error));
             }
         }
+        let data = Bytes::copy_from_slice(data);
+        let write = move |shared: &Shared, ino, state: &mut OpenState| {
+            write_at(shared, ino, state, offset, &data)
+        };
+        self.with_bytes(file, write, reply);
     }
 
     fn written(
@@ -161,18 +164,20 @@ impl Fs {
     fn with_bytes<T: Send + 'static>(
         &self,
         file: Arc<OpenFile>,
-        act: impl FnOnce(&Shared, Ino, &mut OpenState) -> Result<T, FsError> + Send + 'static,
+        act: impl Fn(&Shared, Ino, &mut OpenState) -> Result<T, FsError> + Send + 'static,
         reply: Reply<T>,
     ) {
-        let mut state = file.lock();
-        match load(&self.shared, file.ino, &mut state) {
-            Ok(Readiness::Ready) => {
-                let result = act(&self.shared, file.ino, &mut state);
-                drop(state);
-                reply(result);
+        let now = |shared: &Shared, file: &OpenFile| {
+            let mut state = file.lock();
+            match load(shared, file.ino, &mut state)? {
+                Readiness::Ready => attempt(shared, file.ino, &mut state, &act),
+                Readiness::Fetch => Ok(None),
             }
-            Ok(Readiness::Fetch) => {
-                drop(state);
+        };
+        match now(&self.shared, &file) {
+            Ok(Some(value)) => reply(Ok(value)),
+            Err(error) => reply(Err(error)),
+            Ok(None) => {
                 let shared = Arc::clone(&self.shared);
                 let listed = exact_size(&shared, file.ino);
                 self.runtime.spawn(async move {
@@ -183,18 +188,15 @@ impl Fs {
                             return Err(FsError::Disk(std::io::ErrorKind::WouldBlock));
                         }
                         let mut state = file.lock();
-                        match load(&shared, file.ino, &mut state)? {
-                            Readiness::Ready => act(&shared, file.ino, &mut state),
-                            // It changed at the remote in this very moment.
-                            Readiness::Fetch => Err(FsError::Disk(std::io::ErrorKind::WouldBlock)),
-                        }
+                        let done = match load(&shared, file.ino, &mut state)? {
+                            Readiness::Ready => attempt(&shared, file.ino, &mut state, &act)?,
+                            Readiness::Fetch => None,
+                        };
+                        // It changed at the remote in this very moment.
+                        done.ok_or(FsError::Disk(std::io::ErrorKind::WouldBlock))
                     });
                     reply(result);
                 });
-            }
-            Err(error) => {
-                drop(state);
-                reply(Err(error));
             }
         }
     }
@@ -272,6 +274,9 @@ impl Fs {
         if last && self.shared.core().tree.is_unlinked(ino) {
             self.shared.step(|core, _, changes| core.forget_unlinked(ino, changes));
         }
+        if last && self.shared.contents.has_unscanned() {
+            self.shared.touch();
+        }
         if last {
             // News that waited for the file to be closed are looked at now.
             self.shared.nudge.notify_one();
@@ -333,9 +338,9 @@ impl Fs {
 }
 
 /// Makes a working file and its name durable.
-fn sync_disk(shared: &Shared, disk: &std::fs::File) -> std::io::Result<()> {
+fn sync_disk(shared: &Shared, disk: &WorkingFile) -> std::io::Result<()> {
     failpoint!("fs.fsync.data");
-    shared.contents.unsynced.sync_file(disk)
+    shared.contents.unsynced.sync_file(disk.file())
 }
 
 fn to_reply(reply: Reply<()>) -> Done {
@@ -354,11 +359,61 @@ fn load(shared: &Shared, ino: Ino, state: &mut OpenState) -> Result<Readiness, F
     };
     state.body = match content {
         Content::Empty => Body::Shared(Bytes::new()),
-        Content::Blob(blob) => Body::Shared(shared.contents.blob(blob)?),
-        Content::File(file) => Body::Disk(Arc::new(shared.contents.open_file(file)?)),
         Content::Remote => return Ok(Readiness::Fetch),
+        Content::Damaged => return Err(FsError::Damaged),
+        Content::Blob(blob) => match shared.contents.blob(blob) {
+            Ok(bytes) => Body::Shared(bytes),
+            Err(StoreError::Damaged(why)) => return damaged(shared, ino, state, content, &why),
+            Err(error) => return Err(error.into()),
+        },
+        Content::File(file) => match shared.contents.open_file(file) {
+            Ok(file) => {
+                if !file.is_complete() {
+                    shared.contents.note_unscanned(ino);
+                }
+                Body::Disk(Arc::new(file))
+            }
+            Err(error) if is_damage(&error) => {
+                return damaged(shared, ino, state, content, &error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        },
     };
     Ok(Readiness::Ready)
+}
+
+/// What is left to do with a file whose content is not as it was written.
+fn damaged(
+    shared: &Shared,
+    ino: Ino,
+    state: &mut OpenState,
+    content: Content,
+    why: &str,
+) -> Result<Readiness, FsError> {
+    match shared.content_damaged_in(ino, state, content, why) {
+        Recourse::Again => load(shared, ino, state),
+        Recourse::Lost(_) => Err(FsError::Damaged),
+    }
+}
+
+/// Runs `act` on a loaded file; where it meets damage, says what is left to do.
+fn attempt<T>(
+    shared: &Shared,
+    ino: Ino,
+    state: &mut OpenState,
+    act: &impl Fn(&Shared, Ino, &mut OpenState) -> Result<T, FsError>,
+) -> Result<Option<T>, FsError> {
+    match act(shared, ino, state) {
+        Err(FsError::Damaged) => {}
+        result => return result.map(Some),
+    }
+    let Body::Disk(file) = &state.body else { return Err(FsError::Damaged) };
+    let content = Content::File(file.id());
+    let why = "its checksum does not match, or the disk cannot read it";
+    match damaged(shared, ino, state, content, why)? {
+        Readiness::Ready => act(shared, ino, state).map(Some),
+        Readiness::Fetch => Ok(None),
+    }
 }
 
 /// Writes into a loaded file. A small one stays in memory; one that grows past the border moves to
@@ -391,7 +446,7 @@ fn write_at(
                 state.held = true;
             }
             failpoint!("fs.write.disk");
-            file.write_all_at(data, offset)?;
+            file.write(offset, data)?;
             failpoint!("fs.write.disk.after");
         }
         Body::Unloaded | Body::Shared(_) => return Err(FsError::BadHandle),

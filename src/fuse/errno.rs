@@ -25,6 +25,7 @@ pub fn errno(error: &FsError) -> Errno {
             | StoreError::Failed(_)
             | StoreError::Closed,
         ) => Errno::EIO,
+        FsError::Damaged => Errno::EIO,
         FsError::Fetch(error) => fetch(error),
         FsError::Disk(kind) => disk(*kind),
         FsError::BadHandle => Errno::EBADF,

@@ -53,6 +53,10 @@ impl DamagedRow {
         format!("{}: {}: {}", self.table, self.why, fields.join(" "))
     }
 
+    pub(super) fn into_fields(self) -> Vec<(String, Value)> {
+        self.fields
+    }
+
     /// The first column, by which each table finds its rows.
     fn key(&self) -> (&str, &Value) {
         self.fields.first().map_or(("rowid", &Value::Null), |(name, value)| (name, value))

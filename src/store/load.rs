@@ -170,6 +170,7 @@ fn node(row: &SqlRow<'_>) -> rusqlite::Result<Option<Node>> {
             let content = match (&*content, content_id) {
                 ("empty", _) => Content::Empty,
                 ("remote", _) => Content::Remote,
+                ("damaged", _) => Content::Damaged,
                 ("blob", Some(id)) => Content::Blob(BlobId(id)),
                 ("file", Some(id)) => Content::File(FileId(id)),
                 _ => return Ok(None),

@@ -258,6 +258,7 @@ fn put_node(connection: &Connection, node: &Node) -> rusqlite::Result<()> {
         None => (None, None),
         Some(Content::Empty) => (Some("empty"), None),
         Some(Content::Remote) => (Some("remote"), None),
+        Some(Content::Damaged) => (Some("damaged"), None),
         Some(Content::Blob(id)) => (Some("blob"), Some(sql_id(id.0))),
         Some(Content::File(id)) => (Some("file"), Some(sql_id(id.0))),
     };

@@ -68,6 +68,25 @@ ALTER TABLE conflicts ADD COLUMN resolved_at INTEGER;
 ",
 ];
 
+/// A table and the column by which its rows are found.
+pub(super) struct Kept {
+    pub(super) name: &'static str,
+    pub(super) key: &'static str,
+}
+
+/// All tables.
+pub(super) const TABLES: &[Kept] = &[
+    Kept { name: "meta", key: "key" },
+    Kept { name: "nodes", key: "ino" },
+    Kept { name: "blobs", key: "id" },
+    Kept { name: "outbox", key: "seq" },
+    Kept { name: "recheck", key: "path" },
+    Kept { name: "conflicts", key: "id" },
+    Kept { name: "removals", key: "path" },
+    Kept { name: "imported", key: "id" },
+    Kept { name: "sums", key: "file" },
+];
+
 /// Version of the schema that this program writes (`PRAGMA user_version`).
 #[allow(clippy::cast_possible_wrap, reason = "a handful of steps")]
 pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
@@ -83,7 +102,14 @@ pub(super) fn bring_up(connection: &mut Connection) -> Result<(), StoreError> {
     }
     for (version, sql) in (1..).zip(STEPS) {
         if version > found {
-            take(connection, version, sql)?;
+            let taken = take(connection, version, sql);
+            taken.map_err(|error| match StoreError::from(error) {
+                // Tables that are there already: the version is not theirs.
+                StoreError::Failed(why) if found > 0 => {
+                    StoreError::Damaged(format!("version {found} is not that of its tables: {why}"))
+                }
+                error => error,
+            })?;
         }
     }
     Ok(())
@@ -111,6 +137,16 @@ mod tests {
         let mut statement = connection.prepare(sql).unwrap();
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         rows.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn every_table_is_among_those_that_are_saved() {
+        let mut new = Connection::open_in_memory().unwrap();
+        bring_up(&mut new).unwrap();
+        let made: std::collections::BTreeSet<String> =
+            columns(&new).into_iter().map(|(table, _)| table).collect();
+        let saved = TABLES.iter().map(|table| table.name.to_owned()).collect();
+        assert_eq!(made, saved);
     }
 
     /// A database of any earlier version becomes the same as a new one.

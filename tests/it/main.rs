@@ -18,6 +18,7 @@ mod batching;
 mod conflict_workflow;
 mod conflicts;
 mod control;
+mod damage;
 mod disk_full;
 mod drain;
 mod failures;

@@ -253,6 +253,8 @@ pub enum EventKind {
     Link,
     /// A person is asked for an approval, or has decided.
     Approval,
+    /// Something on the local disk is not as it was written.
+    Damage,
     /// The reader was too slow and events before this one were left out.
     Lost,
     /// A kind this program does not know.
@@ -272,6 +274,7 @@ impl EventKind {
             Self::Parked => "parked",
             Self::Link => "link",
             Self::Approval => "approval",
+            Self::Damage => "damage",
             Self::Lost => "lost",
             Self::Unknown => "unknown",
         }

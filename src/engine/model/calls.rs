@@ -186,7 +186,7 @@ impl World {
     pub(super) fn local_bytes(&self, at: usize, ino: Ino) -> Option<Bytes> {
         let mount = &self.mounts[at];
         match mount.core.tree.get(ino)?.body()?.content {
-            Content::Remote => None,
+            Content::Remote | Content::Damaged => None,
             Content::Empty | Content::Blob(_) | Content::File(_) => {
                 mount.bytes_of(ino, &self.remote)
             }

@@ -112,7 +112,7 @@ impl World {
             let there = match node.body().map(|body| body.content) {
                 Some(Content::Blob(blob)) => disk.blobs.contains_key(&blob),
                 Some(Content::File(file)) => disk.files.contains_key(&file),
-                Some(Content::Empty | Content::Remote) | None => true,
+                Some(Content::Empty | Content::Remote | Content::Damaged) | None => true,
             };
             assert!(there, "the content of a node was freed: {node:?}");
         }

@@ -194,6 +194,7 @@ impl Mount {
             Content::Empty => Some(0),
             Content::Blob(blob) => self.disk.blobs.get(&blob).copied(),
             Content::File(file) => self.disk.files.get(&file).copied(),
+            Content::Damaged => None,
             Content::Remote if node.origin.is_some() => None,
             Content::Remote => {
                 let synced = node.synced.as_ref()?;

@@ -99,6 +99,7 @@ impl World {
                 }
                 self.local_bytes(at, ino)?
             }
+            ItemSource::Damaged => unreachable!("nothing is damaged here"),
             ItemSource::Text(_) => unreachable!("no symbolic links here"),
         }))
     }

@@ -140,7 +140,7 @@ fn the_table_of_turns_is_whole_and_has_no_way_back_from_the_end() {
         .collect();
     assert_eq!(legal, TURNS);
     assert!(!TURNS.iter().any(|(from, _)| *from == Ended));
-    assert!(!Waiting.may_become(Parked) && !Parked.may_become(Flight));
+    assert!(!Parked.may_become(Flight));
 }
 
 /// What the table does not have cannot be done: the record stays as it was. Where the program is
@@ -151,15 +151,15 @@ fn an_illegal_turn_changes_nothing() {
     let mut rows = Vec::new();
     outbox.record(change(Op::Put, Base::Absent), stamp(1), &mut rows);
     let mut slot = outbox.lane(&path("/f")).unwrap().current.clone();
+    slot.record.state = RecordState::Parked { code: "x".into(), message: "x".into() };
     let before = slot.record.clone();
     let attempt = |slot: &mut Slot, change: fn(&mut Slot)| {
         let act = std::panic::AssertUnwindSafe(|| turned(slot, change));
         assert_eq!(std::panic::catch_unwind(act).is_err(), cfg!(debug_assertions));
     };
-    attempt(&mut slot, |slot| {
-        slot.record.state = RecordState::Parked { code: "x".into(), message: "x".into() };
-    });
+    attempt(&mut slot, |slot| slot.record.state = RecordState::Flight);
     assert_eq!(slot.record, before);
+    turned(&mut slot, |slot| slot.record.state = RecordState::Waiting);
     turned(&mut slot, |slot| slot.record.state = RecordState::Flight);
     attempt(&mut slot, |slot| slot.record.size += 1);
     assert_eq!(slot.record.size, before.size);

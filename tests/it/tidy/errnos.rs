@@ -95,6 +95,7 @@ fn failures() -> Vec<FsError> {
         FsError::Disk(ErrorKind::FileTooLarge),
         FsError::Disk(ErrorKind::WouldBlock),
         FsError::Disk(ErrorKind::Other),
+        FsError::Damaged,
         FsError::BadHandle,
         FsError::WrongKind,
         FsError::NotSupported,
@@ -139,6 +140,7 @@ fn label(failure: &FsError) -> String {
             format!("Remote::{kind}")
         }
         FsError::Disk(kind) => format!("Disk::{kind:?}"),
+        FsError::Damaged => "Damaged".to_owned(),
         FsError::BadHandle => "BadHandle".to_owned(),
         FsError::WrongKind => "WrongKind".to_owned(),
         FsError::NotSupported => "NotSupported".to_owned(),

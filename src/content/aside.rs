@@ -1,0 +1,47 @@
+//! Setting aside: what is damaged is kept under another name and never removed by the program.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+/// What is in the name of everything that was set aside.
+const MARK: &str = ".corrupt.";
+
+/// Whether something with this name was set aside.
+#[must_use]
+pub fn is_set_aside(name: &str) -> bool {
+    name.contains(MARK)
+}
+
+/// The name that something at `path` gets when it is set aside now; a free one.
+#[must_use]
+pub fn aside_path(path: &Path, at: Timestamp) -> PathBuf {
+    let time = at.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let mut tries = 1;
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(MARK);
+        name.push(&time);
+        if tries > 1 {
+            name.push(format!("-{tries}"));
+        }
+        if !Path::new(&name).exists() {
+            return PathBuf::from(name);
+        }
+        tries += 1;
+    }
+}
+
+/// Renames what is at `path`. Where there is nothing, there is nothing to be kept.
+///
+/// # Errors
+/// When it cannot be renamed; it is where it was then.
+pub fn set_aside(path: &Path, at: Timestamp) -> io::Result<Option<PathBuf>> {
+    let aside = aside_path(path, at);
+    match std::fs::rename(path, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

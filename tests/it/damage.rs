@@ -1,0 +1,175 @@
+//! Damage at rest: bits that flip in the state folder are noticed; wrong bytes are neither served
+//! nor sent; what only this machine had is kept and reported, and the rest goes on.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Kind, Mount, TestServer, wait_for};
+use crate::{fuse_or_skip, on_both_servers};
+
+/// Flips a bit of each place in `file` where `needle` begins. Returns how many there were.
+fn flip(file: &Path, needle: &[u8]) -> usize {
+    let bytes = fs::read(file).unwrap();
+    let places: Vec<usize> = bytes
+        .windows(needle.len())
+        .enumerate()
+        .filter(|(_, window)| *window == needle)
+        .map(|(at, _)| at)
+        .collect();
+    let open = fs::File::options().write(true).open(file).unwrap();
+    for at in &places {
+        open.write_all_at(&[bytes[*at] ^ 1], *at as u64).unwrap();
+    }
+    open.sync_all().unwrap();
+    places.len()
+}
+
+/// The working files that are there, and what was set aside.
+fn files(mount: &Mount) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let all = fs::read_dir(mount.state().join("files")).unwrap();
+    let all = all.map(|entry| entry.unwrap().path());
+    all.partition(|path| !path.display().to_string().contains(".corrupt."))
+}
+
+fn database(mount: &Mount) -> PathBuf {
+    mount.state().join("state.db")
+}
+
+/// Larger than what lives in the database, different everywhere, never the same for two seeds.
+fn large(seed: u32) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[1]
+    };
+    (0..300_000).map(|_| next()).collect()
+}
+
+fn read(server: &TestServer, path: &str) -> Option<Vec<u8>> {
+    server.get(path).map(|(bytes, _)| bytes)
+}
+
+/// Waits until the checksums of so many working files are known.
+fn wait_for_sums(mount: &Mount, files: i64) {
+    wait_for("the checksums of working files", || {
+        let state = rusqlite::Connection::open(database(mount)).unwrap();
+        let count = "SELECT count(*) FROM sums";
+        let count: i64 = state.query_row(count, [], |row| row.get(0)).unwrap();
+        (count == files).then_some(())
+    });
+}
+
+/// Has the kernel forget the pages of a file in the mount.
+fn forget_pages(path: &Path) {
+    let file = fs::File::open(path).unwrap();
+    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+    nix::fcntl::posix_fadvise(&file, 0, 0, advice).unwrap();
+}
+
+fn pause(mount: &Mount) {
+    assert!(mount.ctl(&["pause"]).status.success());
+}
+
+fn resume(mount: &Mount) {
+    assert!(mount.ctl(&["resume"]).status.success());
+}
+
+fn outbox(mount: &Mount) -> String {
+    String::from_utf8(mount.ctl(&["outbox", "--json"]).stdout).unwrap()
+}
+
+on_both_servers! {
+    damaged_contents_that_the_server_has_are_fetched_again,
+    damaged_contents_that_only_this_machine_has_are_kept_and_never_sent,
+}
+
+/// A bit that flips in a small or large content that the server has too is noticed; the bytes are
+/// fetched again, and the damaged ones are kept aside.
+fn damaged_contents_that_the_server_has_are_fetched_again(kind: Kind) {
+    let server = kind.server().start();
+    let mut mount = Mount::of(&server);
+    fs::write(mount.at("small"), "a small content to be damaged").unwrap();
+    fs::write(mount.at("large"), large(1)).unwrap();
+    mount.flush();
+    mount.wait_synced();
+    assert_eq!(mount.term(), Some(0));
+    assert_eq!(flip(&database(&mount), b"a small content to be damaged"), 1);
+    let file = files(&mount).0.pop().unwrap();
+    assert_eq!(flip(&file, &large(1)[200_000..200_016]), 1);
+    mount.start();
+    assert_eq!(fs::read_to_string(mount.at("small")).unwrap(), "a small content to be damaged");
+    assert!(fs::read(mount.at("large")).unwrap() == large(1));
+    assert_eq!(files(&mount).1.len(), 2, "{:?}", files(&mount));
+    mount.flush();
+    assert_eq!(read(&server, "/large").unwrap(), large(1));
+}
+
+/// A content that was never sent and is damaged is not served and not sent. Its bytes are kept
+/// aside, its record is parked with the reason, the rest goes on, and new bytes heal the file.
+fn damaged_contents_that_only_this_machine_has_are_kept_and_never_sent(kind: Kind) {
+    let server = kind.server().start();
+    let mut mount = Mount::of(&server);
+    pause(&mount);
+    fs::write(mount.at("small"), "a small content to be damaged").unwrap();
+    fs::write(mount.at("large"), large(1)).unwrap();
+    fs::write(mount.at("other"), "not damaged").unwrap();
+    // Nobody writes it any more: its checksums are taken.
+    wait_for_sums(&mount, 1);
+    assert_eq!(mount.term(), Some(0));
+    assert_eq!(flip(&database(&mount), b"a small content to be damaged"), 1);
+    let file = files(&mount).0.pop().unwrap();
+    assert_eq!(flip(&file, &large(1)[200_000..200_016]), 1);
+    mount.start();
+    for name in ["small", "large"] {
+        let error = fs::read(mount.at(name)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{name}");
+    }
+    assert_eq!(fs::read_to_string(mount.at("other")).unwrap(), "not damaged");
+    resume(&mount);
+    wait_for("what is not damaged to arrive", || read(&server, "/other"));
+    assert_eq!((read(&server, "/small"), read(&server, "/large")), (None, None));
+    let parked = outbox(&mount);
+    for word in ["damaged", ".corrupt.", "/small", "/large"] {
+        assert!(parked.contains(word), "{word}: {parked}");
+    }
+    assert_eq!(files(&mount).1.len(), 2);
+    // Across another start nothing changes.
+    assert_eq!(mount.term(), Some(0));
+    mount.start();
+    assert!(fs::read(mount.at("small")).is_err());
+    fs::write(mount.at("small"), "whole again").unwrap();
+    fs::write(mount.at("large"), large(2)).unwrap();
+    mount.flush();
+    assert_eq!(read(&server, "/small").unwrap(), b"whole again");
+    assert!(read(&server, "/large").unwrap() == large(2));
+    assert_eq!(files(&mount).1.len(), 2);
+}
+
+/// While the daemon runs, the next open notices what happened to a working file.
+#[test]
+fn a_working_file_that_is_damaged_while_the_daemon_runs_is_noticed() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let mount = Mount::of(&server);
+    fs::write(mount.at("large"), large(1)).unwrap();
+    mount.flush();
+    wait_for_sums(&mount, 1);
+    forget_pages(&mount.at("large"));
+    let file = files(&mount).0.pop().unwrap();
+    assert_eq!(flip(&file, &large(1)[250_000..250_016]), 1);
+    assert!(fs::read(mount.at("large")).unwrap() == large(1));
+    // Cut short, and gone altogether.
+    let file = files(&mount).0.pop().unwrap();
+    wait_for_sums(&mount, 1);
+    fs::File::options().write(true).open(&file).unwrap().set_len(1000).unwrap();
+    forget_pages(&mount.at("large"));
+    assert!(fs::read(mount.at("large")).unwrap() == large(1));
+    let file = files(&mount).0.pop().unwrap();
+    fs::remove_file(&file).unwrap();
+    forget_pages(&mount.at("large"));
+    assert!(fs::read(mount.at("large")).unwrap() == large(1));
+    assert_eq!(read(&server, "/large").unwrap(), large(1));
+}
