@@ -224,10 +224,12 @@ impl Shared {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
         let offered = self.offer_base(ino);
+        let mut summed = false;
         let noted = self.step_then(done, |core, now, changes| {
             let body = core.tree.get(ino).and_then(|node| node.body()).copied().ok_or(())?;
             let held_until = Some(now.mono + core.settings.open_hold);
             if let Content::File(file) = body.content {
+                summed = self.contents.blocks(file).is_complete(body.size);
                 changes.rows.push(Row::DeleteSums(file));
             }
             let sealed = Sealed { content: body.content, size: body.size, mtime, held_until };
@@ -239,6 +241,10 @@ impl Shared {
             done(Ok(()));
         }
         told.recv().map_err(|_closed| io::Error::other(StoreError::Closed))?.map_err(to_io)?;
+        if summed {
+            // Checksums that come back after power loss would condemn the bytes that follow.
+            self.store.commit_and_wait(Vec::new(), true).map_err(to_io)?;
+        }
         failpoint!("disk_write.noted");
         Ok(())
     }

@@ -266,6 +266,14 @@ impl Shared {
                     Err(Unready::Later("changed while it was read".to_owned()))
                 }
                 Ok(found) => {
+                    // What the server gets must not be newer than what is here after power loss: it
+                    // would be taken for somebody else's. Where it cannot be synced it is sent the
+                    // sooner.
+                    let path = shared.contents.file_path(file);
+                    let synced = std::fs::File::open(&path).and_then(|file| file.sync_data());
+                    if let Err(error) = synced {
+                        tracing::error!(path = %path.display(), %error, "sync before sending");
+                    }
                     // What was read for sending need not be read again to know it later.
                     if let Some(ino) = ino {
                         shared.learn(ino, file, &found);

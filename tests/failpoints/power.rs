@@ -577,3 +577,30 @@ fn a_power_cut_while_the_daemon_clears_up_takes_nothing_that_is_unsent() {
         assert!(sent.get(path) == Some(content), "SEED={seed}: {path} on the server");
     }
 }
+
+/// A large file that was changed in place and accepted by the server is shown as the server has it,
+/// although nobody synced it here.
+#[test]
+fn what_the_server_accepted_is_not_older_here_after_a_power_cut() {
+    crate::fuse_or_skip!();
+    let seed = seed();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let server = Serve::new(Kind::Extended);
+    let (mut powered, mut journal) = begin(&server);
+    for _ in 0..3 {
+        let patch = Op::Patch(IN_PLACE[0], place(&mut rng), bytes(rng.random(), 9000));
+        journal.perform(&powered.mount, &patch);
+        wait_for("it is sent", || (powered.mount.status()["uploads"]["queued"] == 0).then_some(()));
+    }
+    let images: Vec<Image> = (0..8).map(|_| powered.disk().cut(Loss::Part, rng.random())).collect();
+    let (accepted, _) = server.http.get(IN_PLACE[0]).unwrap();
+    for (number, image) in images.iter().enumerate() {
+        powered.replace(image);
+        powered.mount.start();
+        powered.mount.wait_synced();
+        let path = powered.mount.at(&IN_PLACE[0][1..]);
+        wait_for(&format!("SEED={seed}, cut {number}: the accepted bytes"), || {
+            (std::fs::read(&path).ok()? == accepted).then_some(())
+        });
+    }
+}
