@@ -267,10 +267,15 @@ fn body<T: Default + DeserializeOwned>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    // By way of a map: a struct would be read from a list as well.
-    serde_json::from_slice(&bytes)
-        .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
+    object(&bytes)
         .map_err(|error| wrong(format!("the body is not a JSON object as expected: {error}")))
+}
+
+/// Reads a JSON object.
+pub(crate) fn object<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    // By way of a map: a struct would be read from a list as well.
+    let object = serde_json::from_slice(bytes)?;
+    serde_json::from_value(serde_json::Value::Object(object))
 }
 
 async fn flush(

@@ -7,6 +7,8 @@ pub mod failpoints;
 
 pub mod daemon;
 pub mod serve;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod untrusted;
 
 pub mod args;
 pub mod config;

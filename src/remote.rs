@@ -22,6 +22,8 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod transport;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod untrusted;
 mod wire;
 
 use std::path::Path;
