@@ -49,7 +49,7 @@ impl HttpRemote {
             file.body = file.body.filter(|body| length(body) <= bytes_max);
             return Ok(Some(file));
         }
-        let mut file = raw_file(path, reply.headers(), content_length(&reply));
+        let mut file = raw_file(path, reply.headers(), content_length(&reply))?;
         let body = match self.transport.body(reply, bytes_max).await? {
             Body::Whole(bytes) => Bytes::from(bytes),
             Body::OverBound => return Ok(Some(file)),
@@ -86,7 +86,7 @@ impl HttpRemote {
         if announced.is_some_and(|bytes| bytes > bytes_max) {
             return Err(RemoteError::TooLarge);
         }
-        let mut file = raw_file(path, reply.headers(), announced);
+        let mut file = raw_file(path, reply.headers(), announced)?;
         let mut hasher = Hasher::default();
         let mut size = 0;
         let mut pace = Pace::default();
@@ -143,6 +143,10 @@ impl HttpRemote {
             }
         };
         let mut wire: WireFile = parse(&bytes)?;
+        if wire.revision.is_empty() {
+            let message = "the reply is about no file: it names no revision".to_owned();
+            return Err(RemoteError::Garbled { message });
+        }
         // Servers leave an empty content out.
         wire.content.get_or_insert_default();
         match check::file(path.clone(), wire) {
@@ -160,23 +164,32 @@ async fn create(target: &Path) -> Result<tokio::fs::File, RemoteError> {
     options.open(target).await.map_err(local_error)
 }
 
-/// A file as the headers of a raw reply describe it.
-fn raw_file(path: &WsPath, headers: &HeaderMap, length: Option<u64>) -> RemoteFile {
+/// A file as the headers of a raw reply describe it. One without a digest is the reply of something
+/// else: its bytes are nobody's file.
+fn raw_file(
+    path: &WsPath,
+    headers: &HeaderMap,
+    length: Option<u64>,
+) -> Result<RemoteFile, RemoteError> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let symlink = text("x-symlink-target")
         .and_then(|target| percent_decode_str(target).decode_utf8().ok())
         .map(|target| target.into_owned());
     let mode = text("x-file-mode").and_then(|mode| mode.parse().ok());
     let edited = text(LAST_MODIFIED.as_str()).and_then(|date| httpdate::parse_http_date(date).ok());
-    RemoteFile {
+    let Some(digest) = text("x-content-sha256").and_then(Digest::parse) else {
+        let message = "the reply is about no file: it names no digest".to_owned();
+        return Err(RemoteError::Garbled { message });
+    };
+    Ok(RemoteFile {
         path: path.clone(),
         revision: etag(headers),
-        digest: text("x-content-sha256").and_then(Digest::parse),
+        digest: Some(digest),
         size: length.map_or(Size::AtMost(u64::MAX), Size::Exact),
         edited_at: edited.and_then(|date| date.try_into().ok()),
         metadata: check::metadata(mode, text("x-file-mtime").unwrap_or_default(), symlink),
         body: None,
-    }
+    })
 }
 
 /// The revision in an `ETag`, quoted or not.
@@ -224,7 +237,7 @@ mod tests {
         ] {
             headers.insert(name, HeaderValue::from_str(&value).unwrap());
         }
-        let file = raw_file(&WsPath::root(), &headers, Some(9));
+        let file = raw_file(&WsPath::root(), &headers, Some(9)).unwrap();
         assert_eq!(file.revision, Revision::new("rev_4"));
         assert_eq!((file.digest, file.size), (Some(digest), Size::Exact(9)));
         assert_eq!(file.edited_at.map(|at| at.as_second()), Some(1));

@@ -158,12 +158,15 @@ impl HttpRemote {
         }
     }
 
-    /// Reads the revision out of the reply to a stored change.
+    /// Reads the revision out of the reply to a stored change. One without is the reply of something
+    /// else, and nothing may have been stored.
     async fn accepted(&self, reply: Response) -> Result<Outcome, RemoteError> {
         match self.transport.body(reply, REPLY_BYTES_MAX).await? {
             Body::Whole(bytes) => {
                 let accepted: WireAccepted = parse(&bytes)?;
-                Ok(Outcome::Accepted { revision: Revision::new(&accepted.target_revision) })
+                let revision = Revision::new(&accepted.target_revision);
+                let accepted = |revision| Outcome::Accepted { revision: Some(revision) };
+                Ok(revision.map_or(Outcome::Unknown, accepted))
             }
             Body::OverBound => {
                 Err(RemoteError::Garbled { message: "the reply to a change is too long".into() })

@@ -45,19 +45,20 @@ pub(super) struct WireFile {
     pub(super) symlink_target: Option<String>,
 }
 
-/// One page of `/fs/tree`.
+/// One page of `/fs/tree`. An object without entries is none.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct WireTree {
     pub(super) entries: List<Item<WireFile>, 100_000>,
+    #[serde(default)]
     pub(super) next_cursor: Option<String>,
-    #[serde(deserialize_with = "number")]
+    #[serde(default, deserialize_with = "number")]
     pub(super) total_files: Option<u64>,
 }
 
-/// One page of `/fs/events`.
+/// One page of `/fs/events`. An object without events is none: it would read as an empty history.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct WireEvents {
     pub(super) events: List<Item<WireEvent>, 1000>,
 }
@@ -143,11 +144,11 @@ pub(super) struct WireError {
     pub(super) current_revision: String,
 }
 
-/// The reply to `/v1/capabilities`.
+/// The reply to `/v1/capabilities`. An object without a list of them is some other reply.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub(super) struct WireCapabilities {
     pub(super) capabilities: List<Item<String>, 1000>,
+    #[serde(default)]
     pub(super) limits: WireLimits,
 }
 
@@ -333,6 +334,24 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The reply to another question is not an empty answer to this one.
+    #[test]
+    fn an_object_without_its_list_is_not_an_empty_list() {
+        for text in ["{}", r#"{"code":"ok"}"#] {
+            assert!(serde_json::from_str::<WireTree>(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<WireEvents>(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<WireCapabilities>(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            serde_json::from_str::<WireEvents>(r#"{"events":null}"#).unwrap().events.0.len(),
+            0
+        );
+        assert_eq!(
+            serde_json::from_str::<WireTree>(r#"{"entries":[]}"#).unwrap().entries.0.len(),
+            0
+        );
+    }
 
     #[test]
     fn odd_members_read_as_absent() {
