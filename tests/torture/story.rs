@@ -310,7 +310,7 @@ fn fault(rng: &mut SmallRng, mix: &Mix, original: bool) -> Option<Fault> {
         },
         "reply" => match rng.random_range(0..8) {
             0 | 1 => {
-                let codes = [500, 502, 503, 504, 408, 425, 429, 401, 403, 413];
+                let codes = [500, 502, 503, 504, 408, 425, 429, 401, 403, 413, 200, 202];
                 net(Trouble::Status { code: codes[rng.random_range(0..codes.len())], share }, ms)
             }
             2 | 3 => net(Trouble::Lose { share }, ms),
