@@ -99,8 +99,9 @@ impl Core {
         let other = theirs.revision.as_ref() == Some(base)
             && matches!((bytes, theirs.digest), (Some(ours), Some(theirs)) if ours != theirs);
         if other || went_back(Some(base), theirs.revision.as_ref()) {
-            let path = &record.path;
-            let why = format!("the server has another past of {path} than it had");
+            let (path, there) = (&record.path, theirs.revision.as_ref());
+            let there = there.map_or("no revision".to_owned(), ToString::to_string);
+            let why = format!("the server has {there} of {path}, whose past was {base}");
             self.history_went_back(why, changes);
         }
     }
