@@ -16,6 +16,7 @@
 
 mod check;
 mod content;
+mod flip;
 mod planted;
 mod proxy;
 mod run;

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::content;
+use crate::flip;
 use crate::story::{Act, Call, Fault, Id, Side, Story};
 use crate::totals::Totals;
 use crate::world::{Event, Mount, World};
@@ -41,6 +42,10 @@ pub struct Evidence {
     pub history: Vec<Event>,
     /// Whether folders are stored by the server.
     pub has_folders: bool,
+    /// Contents of which a bit was flipped at rest, as they were before.
+    pub flipped: Vec<Vec<u8>>,
+    /// Damaged things that were noticed and set aside.
+    pub set_aside: usize,
     /// What is wrong beyond the contents: no rest, files nobody names, a stop that failed.
     pub disorder: Vec<String>,
 }
@@ -63,6 +68,7 @@ pub fn play(
         server: Mutex::new(()),
         kinds: &kinds,
         disorder: Mutex::default(),
+        flipped: Mutex::default(),
     };
     act_out(story, &stage, &account, slots);
     heal(&world);
@@ -71,10 +77,12 @@ pub fn play(
         assert!(tidied, "what was left beside its place cannot be removed");
     }
     meddle(&world, &account);
+    let flipped = stage.flipped.into_inner().unwrap();
     let mut disorder = stage.disorder.into_inner().unwrap();
     disorder.extend(settle(&world));
     let mut evidence = look(&world, account.into_inner().unwrap(), slots, disorder);
     evidence.has_folders = !story.original;
+    evidence.flipped = flipped;
     leave(&world, &mut evidence);
     for proxy in &world.proxies {
         totals.add_hits(&proxy.hits());
@@ -115,6 +123,7 @@ struct Stage<'run> {
     server: Mutex<()>,
     kinds: &'run Mutex<BTreeMap<String, u64>>,
     disorder: Mutex<Vec<String>>,
+    flipped: Mutex<Vec<Vec<u8>>>,
 }
 
 /// Hands the steps out in their order: calls to their writers, misfortunes to threads of their own.
@@ -213,6 +222,12 @@ impl Stage<'_> {
                 drop(std::fs::remove_file(filler));
             }),
             Fault::FillDisk { .. } => false,
+            Fault::FlipBit { side, salt } => self.with(*side, |mount| {
+                mount.kill();
+                let flipped = flip::flip_a_bit(&mount.state_folder(), *salt);
+                self.flipped.lock().unwrap().extend(flipped);
+                mount.start();
+            }),
         };
         if happened {
             *self.kinds.lock().unwrap().entry(kind).or_default() += 1;
@@ -267,7 +282,7 @@ fn settle(world: &World) -> Vec<String> {
             let server = world.server_files();
             for mount in &world.mounts {
                 let parked = parked(mount);
-                match tree(&mount.path()) {
+                match tree(&mount.path(), &parked) {
                     Ok((shown, _)) => why.extend(difference(mount.side, &server, &shown, &parked)),
                     Err(error) => why.push(format!("{:?} cannot be read: {error}", mount.side)),
                 }
@@ -341,8 +356,8 @@ pub fn tell(bytes: Option<&[u8]>) -> String {
 
 type Tree = (BTreeMap<String, Vec<u8>>, BTreeSet<String>);
 
-/// Every file and every folder below a mount.
-fn tree(root: &Path) -> std::io::Result<Tree> {
+/// Every file and every folder below a mount. A parked file need not be readable: its bytes may be damaged.
+fn tree(root: &Path, parked: &BTreeSet<String>) -> std::io::Result<Tree> {
     let (mut files, mut dirs) = Tree::default();
     let mut folders = vec![(root.to_owned(), String::new())];
     while let Some((folder, path)) = folders.pop() {
@@ -353,7 +368,11 @@ fn tree(root: &Path) -> std::io::Result<Tree> {
                 folders.push((found.path(), path.clone()));
                 dirs.insert(path);
             } else {
-                files.insert(path, std::fs::read(found.path())?);
+                match std::fs::read(found.path()) {
+                    Ok(bytes) => drop(files.insert(path, bytes)),
+                    Err(_) if parked.contains(&path) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -366,13 +385,13 @@ fn look(world: &World, entries: Vec<Entry>, slots: usize, disorder: Vec<String>)
     evidence.history = world.history();
     for mount in &world.mounts {
         let index = mount.side.index();
-        match tree(&mount.path()) {
+        evidence.parked[index] = parked(mount);
+        match tree(&mount.path(), &evidence.parked[index]) {
             Ok(tree) => (evidence.shown[index], evidence.folders[index]) = tree,
             Err(error) => evidence.disorder.push(format!("{:?}: {error}", mount.side)),
         }
-        evidence.parked[index] = parked(mount);
         let copies = mount.state_folder().join("conflicts");
-        if let Ok((files, _)) = tree(&copies) {
+        if let Ok((files, _)) = tree(&copies, &BTreeSet::new()) {
             let name = |path| format!("{:?}{path}", mount.side);
             let bytes = files.into_iter().filter(|(path, _)| !path.ends_with("/meta.json"));
             evidence.copies.extend(bytes.map(|(path, bytes)| (name(path), bytes)));
@@ -392,6 +411,7 @@ fn leave(world: &World, evidence: &mut Evidence) {
             evidence.disorder.push(format!("{:?} is still mounted", mount.side));
         }
         evidence.disorder.extend(left_over(mount));
+        evidence.set_aside += set_aside(&mount.state_folder());
     }
     for path in evidence.server.keys().filter(|path| path.contains(crate::writer::ASIDE)) {
         evidence.disorder.push(format!("{path} is left at the server"));
@@ -410,11 +430,17 @@ fn left_over(mount: &Mount) -> Vec<String> {
     let contents = column("SELECT CAST(content_id AS TEXT) FROM nodes WHERE content = 'file'");
     let mut left = Vec::new();
     for name in names(&state.join("files")) {
-        if !contents.contains(&name) {
+        if !contents.contains(&name) && !name.contains(".corrupt.") {
             left.push(format!("{:?}: nobody names the working file {name}", mount.side));
         }
     }
     left
+}
+
+/// Damaged things that are kept beside what they were.
+fn set_aside(state: &Path) -> usize {
+    let all = names(state).into_iter().chain(names(&state.join("files")));
+    all.filter(|name| name.contains(".corrupt.")).count()
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -120,14 +120,42 @@ pub enum How {
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    KillDaemon { side: Side, down: u64 },
-    StopDaemon { side: Side, down: u64 },
-    FreezeDaemon { side: Side, ms: u64 },
-    KillServer { down: u64 },
-    FreezeServer { ms: u64 },
-    Net { side: Side, trouble: Trouble, ms: u64 },
-    Pause { side: Side, ms: u64 },
-    FillDisk { side: Side, ms: u64 },
+    KillDaemon {
+        side: Side,
+        down: u64,
+    },
+    StopDaemon {
+        side: Side,
+        down: u64,
+    },
+    FreezeDaemon {
+        side: Side,
+        ms: u64,
+    },
+    KillServer {
+        down: u64,
+    },
+    FreezeServer {
+        ms: u64,
+    },
+    Net {
+        side: Side,
+        trouble: Trouble,
+        ms: u64,
+    },
+    Pause {
+        side: Side,
+        ms: u64,
+    },
+    FillDisk {
+        side: Side,
+        ms: u64,
+    },
+    /// A bit of a content changes on the disk while the daemon is dead.
+    FlipBit {
+        side: Side,
+        salt: u64,
+    },
 }
 
 /// What the way to the server does; `share` is in percent of the requests.
@@ -171,12 +199,12 @@ pub struct Mix(pub Vec<String>);
 
 /// All kinds, by the names with which they are asked for.
 pub const KINDS: &[&str] =
-    &["kill", "stop", "freeze", "server", "net", "reply", "events", "pause", "disk"];
+    &["kill", "stop", "freeze", "server", "net", "reply", "events", "pause", "disk", "flip"];
 
 impl Mix {
     /// What is played unless asked for otherwise.
     pub fn usual() -> Self {
-        let usual = KINDS.iter().filter(|kind| **kind != "disk");
+        let usual = KINDS.iter().filter(|kind| **kind != "flip");
         Self(usual.map(|kind| (*kind).to_owned()).collect())
     }
 }
@@ -302,6 +330,7 @@ fn fault(rng: &mut SmallRng, mix: &Mix, original: bool) -> Option<Fault> {
         "server" => Fault::KillServer { down },
         "pause" => Fault::Pause { side, ms },
         "disk" => Fault::FillDisk { side, ms },
+        "flip" => Fault::FlipBit { side, salt: rng.random() },
         "net" => match rng.random_range(0..4) {
             0 => net(Trouble::Refuse, ms),
             1 => net(Trouble::Hole, ms),
@@ -343,6 +372,7 @@ impl Fault {
             Self::Net { trouble, .. } => trouble.kind(),
             Self::Pause { .. } => "pause by a person".into(),
             Self::FillDisk { .. } => "disk full".into(),
+            Self::FlipBit { .. } => "bit flipped at rest".into(),
         }
     }
 }
