@@ -81,12 +81,16 @@ impl Contents {
         })
     }
 
-    /// Removes working files that nothing refers to: leftovers of the last run. Returns the lengths
-    /// of the others.
+    /// Removes working files that nothing refers to: leftovers of the last run. With `keep` they are
+    /// set aside, because what referred to them may be lost. Returns the lengths of the others.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn sweep(&self, used: &BTreeSet<FileId>) -> io::Result<HashMap<FileId, u64>> {
+    pub fn sweep(
+        &self,
+        used: &BTreeSet<FileId>,
+        keep: Option<Timestamp>,
+    ) -> io::Result<HashMap<FileId, u64>> {
         let mut lengths = HashMap::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -102,6 +106,9 @@ impl Contents {
                     lengths.insert(id, file.metadata()?.len());
                 }
                 None if aside::is_set_aside(&name.to_string_lossy()) => {}
+                None if id.is_some() && keep.is_some() => {
+                    aside::set_aside(&entry.path(), keep.unwrap_or_default())?;
+                }
                 None => {
                     failpoint!("start.sweep");
                     std::fs::remove_file(entry.path())?;

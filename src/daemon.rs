@@ -1,6 +1,7 @@
 //! The composition root: checks, builds, wires, starts in order, stops in reverse.
 
 mod embedded;
+mod recover;
 mod reports;
 mod state_folder;
 
@@ -36,7 +37,7 @@ use crate::remote::credential::Credential;
 use crate::remote::http::{HttpConfig, HttpRemote};
 use crate::remote::{Remote as _, RemoteError};
 use crate::report::Report;
-use crate::store::{Row, Store};
+use crate::store::{Opened, Row};
 use crate::watch;
 
 /// How long the last tasks may take when the process ends.
@@ -70,8 +71,10 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     check_private(&config)?;
     // A state folder in use says so before anything else is looked at.
     let lock = if config.state_dir.exists() { Some(lock_state(&config)?) } else { None };
-    if known {
-        check_identity(&config)?;
+    // Damage is found, and told, before anything is mounted.
+    let opened = if known { Some(recover::open_state(&config, started_at)?) } else { None };
+    if let Some(opened) = &opened {
+        check_identity(&config, &opened.loaded)?;
     }
     mountpoint::prepare(&mountpoint).map_err(mountpoint_report)?;
 
@@ -86,7 +89,11 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
         Some(lock) => lock,
         None => lock_state(&config)?,
     };
-    let parts = build(&config, &mountpoint, Arc::clone(&remote), &clock)?;
+    let opened = match opened {
+        Some(opened) => opened,
+        None => recover::open_state(&config, started_at)?,
+    };
+    let parts = build(&config, &mountpoint, opened, Arc::clone(&remote), &clock)?;
     let listener = control::bind(&config.socket)
         .map_err(|error| failure(format!("control socket {}: {error}", config.socket.display())))?;
 
@@ -244,17 +251,13 @@ async fn preflight(config: &Config, remote: &HttpRemote) -> Result<(), Report> {
 fn build(
     config: &Config,
     mountpoint: &Path,
+    opened: Opened,
     remote: Arc<HttpRemote>,
     clock: &SharedClock,
 ) -> Result<Arc<Shared>, Report> {
-    let store =
-        Store::open(&config.state_dir.join("state.db")).map_err(|error| store_report(&error))?;
+    let lost = recover::Lost::of(&opened);
+    let (store, loaded) = (opened.store, opened.loaded);
     drop(fs::set_permissions(store.path(), fs::Permissions::from_mode(0o600)));
-    let loaded = store.load().map_err(|error| store_report(&error))?;
-    for damage in &loaded.damaged {
-        let (table, why) = (damage.table(), damage.why());
-        tracing::error!(table, why, "row of the state database set aside");
-    }
     let settings = Settings {
         debounce: config.debounce,
         max_delay: config.max_delay,
@@ -276,12 +279,12 @@ fn build(
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
     failpoint!("start.loaded");
     let now = Now { mono: clock.monotonic(), wall: clock.wall() };
+    let blobs = loaded.blobs.clone();
+    let damaged = loaded.damaged.clone();
     let (mut core, mut changes) = Core::new(loaded, settings, now, rand::random());
-    let lengths = contents
-        .sweep(&core.working_files())
+    changes.rows.extend(damaged.into_iter().map(|row| Row::Discard(Box::new(row))));
+    recover::sweep(&mut core, &contents, lost, &blobs, now, &mut changes)
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
-    failpoint!("start.swept");
-    core.take_lengths(&lengths, &mut changes);
     let mut meta = identity(config).to_vec();
     meta.extend([
         ("name", config.name.clone()),

@@ -42,6 +42,7 @@ pub mod settle;
 pub mod shared;
 pub mod standing;
 pub mod stats;
+pub mod sweep;
 pub mod transfer;
 pub mod unrecorded;
 pub mod verdict;

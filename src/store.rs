@@ -129,6 +129,7 @@ impl Store {
                 let salvage = salvage::salvage(path, why, aside)?;
                 let (store, mut loaded) = read()?;
                 loaded.damaged.extend(salvage.damaged.iter().cloned());
+                loaded.rebuilt = true;
                 Ok(Opened { store, loaded, log, salvage: Some(salvage) })
             }
             read => read.map(|(store, loaded)| Opened { store, loaded, log, salvage: None }),

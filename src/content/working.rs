@@ -63,6 +63,13 @@ impl Blocks {
             && known.sums.iter().all(Option::is_some)
     }
 
+    /// Whether the file had another length when its checksums were taken, and was not changed since.
+    #[must_use]
+    pub fn is_of_another_length(&self, size: u64) -> bool {
+        let known = self.lock();
+        known.changes == 0 && !known.sums.is_empty() && known.size != size
+    }
+
     /// Takes up what a scan found, unless the file was changed since it began.
     pub fn learn(&self, scan: &Scan) -> bool {
         let mut known = self.lock();

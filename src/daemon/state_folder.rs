@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use mountctl::api::ExitCode;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::reports::{failure, store_report};
+use super::reports::failure;
 use crate::config::{Config, Source};
 use crate::report::Report;
-use crate::store::Store;
+use crate::store::Loaded;
 
 /// What lies in a state folder beside folders.
 const PRIVATE_FILES: [&str; 4] = ["lock", "state.db", "state.db-wal", "state.db-shm"];
@@ -135,11 +135,9 @@ pub(super) fn identity(config: &Config) -> [(&'static str, String); 2] {
     [("source", config.source.text()), ("remote_path", config.remote_path.as_str().to_owned())]
 }
 
-pub(super) fn check_identity(config: &Config) -> Result<(), Report> {
-    let store =
-        Store::open(&config.state_dir.join("state.db")).map_err(|error| store_report(&error))?;
-    let meta = store.load().map_err(|error| store_report(&error))?.meta;
-    drop(store.close());
+pub(super) fn check_identity(config: &Config, loaded: &Loaded) -> Result<(), Report> {
+    super::recover::check_known(config, loaded)?;
+    let meta = &loaded.meta;
     for (key, wanted) in identity(config) {
         if let Some(found) = meta.get(key)
             && *found != wanted

@@ -206,7 +206,7 @@ impl Core {
     }
 
     /// Has the whole tree listed, by the next run if this one ends before.
-    pub(super) fn list_anew(&mut self, changes: &mut Changes) {
+    pub fn list_anew(&mut self, changes: &mut Changes) {
         self.listed = false;
         changes.rows.push(Row::SetMeta("listed", None));
         self.guards.list_again = true;

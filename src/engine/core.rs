@@ -29,6 +29,9 @@ pub use crate::node::SMALL_MAX;
 /// How many ids are reserved at a time, so that taking one costs no write.
 const ID_CHUNK: u64 = 4096;
 
+/// How many ids are left out where rows were lost that may have used them.
+const LOST_IDS: u64 = 1 << 20;
+
 /// How many unmountable remote names are remembered for the status.
 pub(super) const SKIPPED_MAX: usize = 1000;
 
@@ -165,6 +168,8 @@ pub struct Core {
     next_id: u64,
     reserved_id: u64,
     rng: SmallRng,
+    /// Nodes whose folder was not there; the start gives them a place.
+    pub lost: Vec<Node>,
 }
 
 impl Core {
@@ -175,6 +180,9 @@ impl Core {
         let highest = loaded.highest_id();
         let meta = |key: &str| loaded.meta.get(key).map(String::as_str);
         let reserved = meta("ids").and_then(|ids| ids.parse().ok()).unwrap_or(0).max(highest);
+        // A row that was lost may have had a higher one.
+        let lost_ids = if loaded.rebuilt || !loaded.damaged.is_empty() { LOST_IDS } else { 0 };
+        let reserved = reserved + lost_ids;
         let pause: Option<Pause> = meta("pause").and_then(|json| serde_json::from_str(json).ok());
         let link: Option<Saved> = meta("link").and_then(|json| serde_json::from_str(json).ok());
         let link = Link::restore(link, pause, settings.circuit, now.mono, now.wall);
@@ -189,9 +197,6 @@ impl Core {
         let rules_text = meta("ignore").unwrap_or_default().to_owned();
         let rules = Rules::compile(&[&rules_text]).0;
         let (tree, lost) = Tree::new(loaded.nodes, settings.uid, settings.gid, now.wall);
-        for node in &lost {
-            tracing::error!(ino = node.ino.0, name = %node.name, "node without folder set aside");
-        }
         let blob_owners = tree
             .nodes()
             .filter_map(|node| match node.body()?.content {
@@ -248,15 +253,20 @@ impl Core {
             next_id: reserved.max(ROOT.0) + 1,
             reserved_id: reserved,
             rng: SmallRng::seed_from_u64(seed),
+            lost,
         };
         core.remember_removals(now);
         core.record_unrecorded(now, &mut changes);
-        core.sweep_blobs(&loaded.blobs, &mut changes);
+        // Where rows were lost, what nothing names may be what they named.
+        let whole = core.lost.is_empty() && loaded.damaged.is_empty() && !loaded.rebuilt;
+        if whole {
+            core.sweep_blobs(&loaded.blobs, &mut changes);
+        }
         (core, changes)
     }
 
     /// Removes small contents that nothing refers to: leftovers of the last run.
-    fn sweep_blobs(&mut self, blobs: &HashSet<BlobId>, changes: &mut Changes) {
+    pub fn sweep_blobs(&mut self, blobs: &HashSet<BlobId>, changes: &mut Changes) {
         let used: BTreeSet<BlobId> = self
             .tree
             .nodes()

@@ -42,6 +42,8 @@ pub struct Loaded {
     pub large_blobs: HashSet<BlobId>,
     /// The checksums of working files.
     pub sums: HashMap<FileId, FileSums>,
+    /// Whether the database was damaged and made anew.
+    pub rebuilt: bool,
     /// Rows that are not as they were written, or make no sense.
     pub damaged: Vec<DamagedRow>,
 }
