@@ -176,6 +176,9 @@ impl Store {
         // Checkpoints run on the idle tick, so that no acknowledgement waits for one.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         schema::bring_up(&mut connection)?;
+        if !schema::is_whole(&connection)? {
+            return Err(StoreError::Damaged("its tables are not those of its version".to_owned()));
+        }
         // A write creates the log, whose name must survive power loss as its content does.
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         if let Some(folder) = path.parent() {

@@ -186,7 +186,12 @@ fn open_copy(names: &Names, way: Way) -> Result<Option<Connection>, StoreError> 
         Way::OtherFirstPage => mend(&first_page(&names.new)?),
     }
     .map_err(failed)?;
-    let connection = Connection::open(&names.copy).ok();
+    let whole = |connection: &Connection| schema::is_whole(connection).unwrap_or(false);
+    let connection = Connection::open(&names.copy).ok().and_then(|mut connection| {
+        // Of an earlier version, or of one that its header names wrongly.
+        drop(schema::bring_up(&mut connection));
+        Some(connection).filter(whole)
+    });
     Ok(connection.inspect(|connection| {
         // Cells are looked at before they are believed.
         drop(connection.pragma_update(None, "cell_size_check", true));

@@ -115,6 +115,25 @@ pub(super) fn bring_up(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether the tables and their columns are those of [`SCHEMA_VERSION`]. Damage can leave names
+/// there that are not even text, which nothing may ask for.
+pub(super) fn is_whole(connection: &Connection) -> rusqlite::Result<bool> {
+    let new = Connection::open_in_memory()?;
+    for sql in STEPS {
+        new.execute_batch(sql)?;
+    }
+    Ok(names(connection)? == names(&new)?)
+}
+
+/// Tables and columns, byte for byte.
+fn names(connection: &Connection) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let sql = "SELECT CAST(m.name AS BLOB), CAST(c.name AS BLOB)
+               FROM sqlite_master m, pragma_table_info(m.name) c
+               WHERE m.type = 'table' ORDER BY 1, 2";
+    let mut statement = connection.prepare(sql)?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
 fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
