@@ -95,7 +95,8 @@ impl<'run> Lineage<'run> {
                 .any(|event| event.path == path && event.digest.as_deref() == Some(empty.as_str()))
     }
 
-    /// Paths at which the bytes of a call may ever have been.
+    /// Paths at which the bytes of a call may ever have been. A move that failed for want of room may still
+    /// come about, once there is some.
     fn places(&self, entry: &Entry) -> BTreeSet<String> {
         if let Some(known) = self.places.borrow().get(&entry.id) {
             return known.clone();
@@ -106,7 +107,7 @@ impl<'run> Lineage<'run> {
             for call in &self.moves {
                 for path in &places {
                     if let Some(to) = moved(&call.call, path)
-                        && call.ended > entry.began
+                        && (call.ended > entry.began || !call.is_done())
                         && !places.contains(&to)
                     {
                         more.insert(to);
