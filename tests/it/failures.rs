@@ -340,7 +340,7 @@ fn passing_trouble_of_the_server_is_outlasted() {
     let server = TestServer::builder().interceptor(edge.clone()).start();
     let mount = Mount::of(&server);
     mount.wait_synced();
-    let mut trouble = [500, 502, 503, 504, 408].into_iter();
+    let mut trouble = [500, 502, 503, 504, 408, 425].into_iter();
     let over = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&over);
     edge.before(move |request| {
@@ -363,7 +363,7 @@ fn passing_trouble_of_the_server_is_outlasted() {
     }
     wait_sent(&mount);
     let log = server.log();
-    for status in [500, 502, 503, 504, 408] {
+    for status in [500, 502, 503, 504, 408, 425] {
         assert_eq!(log.count_status("/fs/bulk", status), 1, "{status}");
     }
     let (files, history) = (server.files(), history(&server));

@@ -28,6 +28,7 @@ mod link;
 mod names;
 mod neighbours;
 mod programs;
+mod promises;
 mod shell_life;
 mod smoke;
 mod stopping;
