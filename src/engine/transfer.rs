@@ -236,8 +236,15 @@ impl Shared {
     }
 
     async fn load(self: &Arc<Self>, item: &Item) -> Result<(Bytes, Option<Digest>), Unready> {
-        if item.op != Op::Put || item.moved_from.is_some() {
+        if item.op != Op::Put {
             return Ok((Bytes::new(), None));
+        }
+        if item.moved_from.is_some() {
+            // None are sent, but under the new name they are ours, also when the reply gets lost.
+            // Larger ones are not read for that.
+            let ItemSource::Blob(blob) = item.source else { return Ok((Bytes::new(), None)) };
+            let digest = self.contents.blob(blob).ok().map(|bytes| Digest::of(&bytes));
+            return Ok((Bytes::new(), digest));
         }
         let source = self.settle_source(item).await?;
         let body = match source {
@@ -379,6 +386,8 @@ impl Shared {
 fn entry(item: &Item, body: Bytes, digest: Option<&Digest>) -> BulkEntry {
     let precondition = item.precondition.clone();
     let metadata = item.metadata.clone();
+    // A move is another request than the content that follows where it is refused.
+    let identity = item.record.identity(digest.filter(|_| item.moved_from.is_none()));
     let change = match (item.op, &item.moved_from) {
         (Op::Put, Some((from, from_precondition))) => BulkChange::Move {
             from: from.clone(),
@@ -391,5 +400,5 @@ fn entry(item: &Item, body: Bytes, digest: Option<&Digest>) -> BulkEntry {
         (Op::MakeDir, _) => BulkChange::MakeDir { mode: metadata.mode },
         (Op::RemoveDir, _) => BulkChange::RemoveDir,
     };
-    BulkEntry { path: item.path.clone(), identity: item.record.identity(digest), change }
+    BulkEntry { path: item.path.clone(), identity, change }
 }

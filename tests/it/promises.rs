@@ -1,5 +1,5 @@
 //! Promises that are about one moment: what is safe when a call returns, that looking at a tree asks
-//! the server nothing, and what strange names do.
+//! the server nothing, that a renamed file always has a name, and what strange names do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, FileTimes, OpenOptions, Permissions};
@@ -10,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::libc;
 use serde_json::json;
-use workspaced::Before;
+use workspaced::{After, Before};
 
 use crate::support::edge::{Edge, reply};
-use crate::support::observe::{outbox, wait_sent, wait_state};
+use crate::support::hooks::{Act, Hooks, is_write};
+use crate::support::observe::{history, outbox, wait_sent, wait_state};
 use crate::support::tree::{agree, shows, tree};
 use crate::support::{Kind, Mount, TestServer, bytes, shell, wait_for, wait_within};
 use crate::{fuse_or_skip, on_both_servers};
@@ -21,6 +22,7 @@ use crate::{fuse_or_skip, on_both_servers};
 on_both_servers!(
     each_call_survives_a_kill_when_it_has_returned,
     looking_at_a_tree_asks_the_server_nothing,
+    a_renamed_file_has_a_name_at_every_moment,
 );
 
 /// How long bytes of a small file that is neither closed nor synced may be unsafe.
@@ -210,6 +212,44 @@ fn tree_size(folder: &Path) -> usize {
         1 + if meta.is_dir() { tree_size(&entry.path()) } else { 0 }
     };
     fs::read_dir(folder).unwrap().map(|entry| below(entry.unwrap())).sum()
+}
+
+/// A file that is renamed again and again, while replies get lost and the daemon is killed, has at
+/// every moment of the server's own history one of its names.
+fn a_renamed_file_has_a_name_at_every_moment(kind: Kind) {
+    let hooks = Hooks::new();
+    let server = kind.server().interceptor(hooks.clone()).start();
+    let mut mount = Mount::of(&server);
+    mount.wait_synced();
+    let content = bytes(3, 20 << 10);
+    fs::write(mount.at("name0"), &content).unwrap();
+    mount.flush();
+    for n in 0..12 {
+        let lost = hooks.add(1, Act::After(After::Drop), is_write);
+        fs::rename(mount.at(&format!("name{n}")), mount.at(&format!("name{}", n + 1))).unwrap();
+        match n % 3 {
+            0 => wait_sent(&mount),
+            1 => lost.wait(),
+            _ => {
+                mount.kill9();
+                mount.start();
+            }
+        }
+    }
+    hooks.clear();
+    mount.flush();
+    let mut names = BTreeSet::new();
+    let history = history(&server);
+    for (done, (event, path)) in history.iter().enumerate() {
+        match event.as_str() {
+            "file.deleted" => names.remove(path),
+            _ => names.insert(path.clone()),
+        };
+        assert!(!names.is_empty(), "without a name after event {done}: {history:#?}");
+    }
+    assert!(history.iter().any(|(event, _)| event == "file.deleted"), "{history:#?}");
+    assert!(server.files() == BTreeMap::from([("/name12".to_owned(), content)]));
+    assert_eq!(mount.status()["conflicts"]["open"], 0);
 }
 
 /// A workspace that is suddenly not known (404) takes nothing from its mount: the status says why

@@ -83,10 +83,14 @@ impl World {
 
     /// The bytes of an item; `None` when they cannot be had now.
     fn load(&mut self, at: usize, item: &Item) -> Option<Option<Bytes>> {
-        if item.op != Op::Put || item.moved_from.is_some() {
+        if item.op != Op::Put {
             return Some(None);
         }
         let disk = &self.mounts[at].disk;
+        if item.moved_from.is_some() {
+            let ItemSource::Blob(blob) = &item.source else { return Some(None) };
+            return Some(disk.blobs.get(blob).copied());
+        }
         Some(Some(match &item.source {
             ItemSource::Nothing => 0,
             ItemSource::Blob(blob) => *disk.blobs.get(blob).expect("what is to be sent was freed"),
