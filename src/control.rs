@@ -7,6 +7,7 @@ mod approvals;
 mod conflicts;
 mod events;
 mod link;
+mod outbox;
 mod server;
 mod status;
 
@@ -167,7 +168,14 @@ pub async fn serve(
         .route(route::PAUSE, post(link::pause))
         .route(route::RESUME, post(link::resume))
         .route(route::FLUSH, post(flush))
-        .route(route::OUTBOX, get(outbox))
+        .route(route::OUTBOX, get(outbox::list))
+        .route(route::OUTBOX_PLAN, get(outbox::plan))
+        .route(route::OUTBOX_RETRY, post(outbox::retry))
+        .route(route::OUTBOX_DISCARD, post(outbox::discard))
+        .route(route::OUTBOX_EXPORT, post(outbox::export))
+        .route(route::OUTBOX_IMPORT, post(outbox::import))
+        .route(&format!("{}/{{id}}", route::OUTBOX), get(outbox::show))
+        .route(&format!("{}/{{id}}/content", route::OUTBOX), get(outbox::content))
         .route(route::APPROVALS, get(approvals::list))
         .route(
             &format!("{}/{{id}}", route::APPROVALS),
@@ -250,11 +258,6 @@ async fn status(State(control): State<Arc<Control>>) -> Response {
     let claims = control.credential.claims();
     let mount = status::status(&control.facts, &control.shared, claims, stopping);
     control.success(schema::STATUS, began, StatusReply { mount })
-}
-
-async fn outbox(State(control): State<Arc<Control>>) -> Response {
-    let began = control.began();
-    control.success(schema::OUTBOX, began, status::outbox(&control.shared))
 }
 
 /// The body of a request: a JSON object, whatever type it is announced as; an empty one is all

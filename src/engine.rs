@@ -10,6 +10,7 @@
 pub mod approvals;
 pub mod base;
 mod beside;
+pub mod carry;
 pub mod conflict;
 pub mod conflict_files;
 mod copies;

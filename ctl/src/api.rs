@@ -12,6 +12,7 @@ mod calls;
 mod conflicts;
 mod envelope;
 mod exit;
+mod outbox;
 mod status;
 
 pub use approvals::{ApprovalList, ApprovalRecord, ApprovalReply, ApprovalRequest};
@@ -26,6 +27,9 @@ pub use conflicts::{
 };
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Meta};
 pub use exit::ExitCode;
+pub use outbox::{
+    OutboxDetails, OutboxDone, OutboxOne, OutboxPlan, OutboxPlanned, OutboxRequest, OutboxSelection,
+};
 pub use status::{
     AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
     ConflictsStatus, LastError, MountMode, MountState, MountStatus, PauseInfo, PauseStatus,
@@ -59,6 +63,12 @@ pub mod schema {
     pub const FLUSH: &str = "mountd.flush/1";
     /// Reply of `GET /v1/outbox`.
     pub const OUTBOX: &str = "mountd.outbox/1";
+    /// Reply of `GET /v1/outbox/plan`.
+    pub const OUTBOX_PLAN: &str = "mountd.outbox-plan/1";
+    /// Reply of `GET /v1/outbox/ID`.
+    pub const OUTBOX_RECORD: &str = "mountd.outbox-record/1";
+    /// Reply of `POST /v1/outbox/retry`, `discard`, `export` and `import`.
+    pub const OUTBOX_DONE: &str = "mountd.outbox-done/1";
     /// Reply of `GET /v1/approvals`.
     pub const APPROVALS: &str = "mountd.approvals/1";
     /// Reply of `GET /v1/approvals/ID`.
@@ -97,6 +107,16 @@ pub mod route {
     pub const OUTBOX: &str = "/v1/outbox";
     /// `GET`: what waits for a person; below it by id, `GET` for all of one, `POST` decides.
     pub const APPROVALS: &str = "/v1/approvals";
+    /// `GET`: what would become of each record now.
+    pub const OUTBOX_PLAN: &str = "/v1/outbox/plan";
+    /// `POST`: tries records again.
+    pub const OUTBOX_RETRY: &str = "/v1/outbox/retry";
+    /// `POST`: sets records aside and gives them up.
+    pub const OUTBOX_DISCARD: &str = "/v1/outbox/discard";
+    /// `POST`: writes records with their bytes into a folder.
+    pub const OUTBOX_EXPORT: &str = "/v1/outbox/export";
+    /// `POST`: takes records up from such a folder.
+    pub const OUTBOX_IMPORT: &str = "/v1/outbox/import";
     /// `GET`: the conflicts.
     pub const CONFLICTS: &str = "/v1/conflicts";
     /// `GET`: one conflict.

@@ -85,8 +85,8 @@ pub enum Command {
     Resume,
     /// Wait until local changes are on the server; exits 0 only if all of them are.
     Flush(FlushArgs),
-    /// List the local changes the server has not accepted yet.
-    Outbox(ListArgs),
+    /// Show the local changes the server has not accepted yet, and decide over them.
+    Outbox(OutboxArgs),
     /// Show what waits for an approval: removals in great number, a server that looks reset.
     Approvals(ApprovalsArgs),
     /// Approve what `approvals` shows, or refuse it.
@@ -152,6 +152,87 @@ pub struct ListArgs {
 pub enum ListAction {
     /// List them.
     List,
+}
+
+/// Arguments of `outbox`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OutboxArgs {
+    /// What to do; `list` when left out.
+    #[command(subcommand)]
+    pub action: Option<OutboxAction>,
+}
+
+/// What can be done with records.
+#[derive(Debug, Clone, Subcommand)]
+pub enum OutboxAction {
+    /// List them, oldest first.
+    List(OutboxFilter),
+    /// Say what would become of each of them now, and why.
+    Plan(OutboxFilter),
+    /// Show all of one.
+    Show {
+        /// Its id, as `outbox list` shows it.
+        id: String,
+    },
+    /// Write the content of one to standard output.
+    Cat {
+        /// Its id, as `outbox list` shows it.
+        id: String,
+    },
+    /// Try them again now, also those that the server refused.
+    Retry(OutboxChange),
+    /// Give them up: the server's versions are shown again. The bytes are set aside in a folder in
+    /// the state folder first, from which `outbox import` takes them back.
+    Discard {
+        /// Which ones.
+        #[command(flatten)]
+        change: OutboxChange,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Write them with their bytes into a new folder, to be carried to another machine.
+    Export {
+        /// The folder; it must not exist yet.
+        dir: PathBuf,
+        /// Which ones; all when none is named.
+        #[command(flatten)]
+        change: OutboxChange,
+    },
+    /// Take up records from such a folder, each once, on the base it had.
+    Import {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+/// Which records are shown.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OutboxFilter {
+    /// Only in this state: queued, held, inflight, backoff or attention.
+    #[arg(long, value_name = "STATE",
+          value_parser = ["queued", "held", "inflight", "backoff", "attention"])]
+    pub state: Option<String>,
+    /// Only paths that fit: `*` and `?` within a name, `**` across folders.
+    #[arg(long, value_name = "GLOB")]
+    pub path: Option<String>,
+}
+
+/// Which records are changed.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OutboxChange {
+    /// Their ids, as `outbox list` shows them.
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Which of all.
+    #[command(flatten)]
+    pub filter: OutboxFilter,
+    /// All of them.
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `approvals`.

@@ -141,6 +141,39 @@ impl Client {
         self.call(Method::POST, route, body.into(), within).await
     }
 
+    /// Asks for bytes, and hands them to `take` as they come. The outer error is the daemon's, the
+    /// inner one that of `take`.
+    ///
+    /// # Errors
+    ///
+    /// When the answer has not begun `within` that time, breaks off, or is an error.
+    pub async fn content(
+        &self,
+        route: &str,
+        within: Duration,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<io::Result<()>, ClientError> {
+        let mut pid = None;
+        let sent = self.send(Method::GET, route, Bytes::new(), &mut pid);
+        let response = match time::timeout(within, sent).await {
+            Ok(response) => response?,
+            Err(_) => return Err(self.timed_out(within, pid)),
+        };
+        if !response.status().is_success() {
+            return self.read_reply::<Value>(response).await.map(|_| Ok(()));
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.bad_reply(&error))?;
+            if let Some(bytes) = frame.data_ref()
+                && let Err(error) = take(bytes)
+            {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// Opens the event stream; with `follow` it stays open.
     ///
     /// # Errors

@@ -93,7 +93,7 @@ async fn dispatch(ctx: Ctx<'_>, command: Command) -> Outcome {
         Command::Pause(args) => pause::run(ctx, args).await,
         Command::Resume => resume::run(ctx).await,
         Command::Flush(args) => flush::run(ctx, args).await,
-        Command::Outbox(_) => outbox::run(ctx).await,
+        Command::Outbox(args) => outbox::run(ctx, args).await,
         Command::Approvals(args) => approvals::run(ctx, args).await,
         Command::Approve(args) => approvals::approve(ctx, args).await,
         Command::Conflicts(args) => conflicts::run(ctx, args).await,

@@ -63,6 +63,16 @@ impl Out {
         writeln!(self.stdout, "{text}")
     }
 
+    /// Writes bytes of data as they are.
+    ///
+    /// # Errors
+    ///
+    /// When standard output cannot be written.
+    pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.end_progress()?;
+        self.stdout.write_all(bytes)
+    }
+
     /// Writes several lines of data.
     ///
     /// # Errors

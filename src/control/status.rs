@@ -20,9 +20,6 @@ use crate::node::Kind;
 use crate::record::{Op, RecordState};
 use crate::remote::credential::Claims;
 
-/// Most records that one listing shows; the total is always told.
-const OUTBOX_SHOWN: usize = 10_000;
-
 pub(super) fn status(
     facts: &MountFacts,
     shared: &Shared,
@@ -241,11 +238,10 @@ pub(super) fn outbox(shared: &Shared) -> OutboxList {
     }
     records.sort_by_key(|record| record.id.parse::<u64>().unwrap_or_default());
     let total = records.len() as u64;
-    records.truncate(OUTBOX_SHOWN);
     OutboxList { records, total }
 }
 
-fn op(op: Op, is_link: bool) -> OutboxOp {
+pub(super) fn op(op: Op, is_link: bool) -> OutboxOp {
     match op {
         Op::Put if is_link => OutboxOp::Symlink,
         Op::Put => OutboxOp::Write,
@@ -277,7 +273,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// A moment of the monotonic clock on the wall clock.
-fn wall_at(at: Duration, now: Now) -> Timestamp {
+pub(super) fn wall_at(at: Duration, now: Now) -> Timestamp {
     let left = at.saturating_sub(now.mono);
     jiff::SignedDuration::try_from(left)
         .ok()

@@ -129,6 +129,8 @@ pub struct Core {
     pub reset_suspected: Option<String>,
     /// What keeps removals back.
     pub guards: Guards,
+    /// Records of other state folders that were taken up here.
+    pub(super) imported: HashSet<String>,
     /// Listing in progress: entries seen so far and the total, where known.
     pub bootstrap: Option<(u64, Option<u64>)>,
     /// Whether a listing was ever completed.
@@ -231,6 +233,7 @@ impl Core {
                 shown,
                 ..Guards::default()
             },
+            imported: loaded.imported,
             bootstrap: None,
             listed,
             last_event: None,

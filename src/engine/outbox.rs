@@ -398,6 +398,14 @@ impl Outbox {
         dropped
     }
 
+    /// Takes everything out that waits on a path; nothing of it may be in flight.
+    pub fn remove(&mut self, path: &WsPath, rows: &mut Vec<Row>) -> Vec<Record> {
+        let Some(lane) = self.take(path) else { return Vec::new() };
+        let records: Vec<Record> = lane.records().cloned().collect();
+        rows.extend(records.iter().map(|record| Row::DeleteRecord(record.seq)));
+        records
+    }
+
     /// Lets what follows a folder's removal go first. In memory only: after a restart the same
     /// circle is found again.
     pub fn let_pass(&mut self, path: &WsPath) {

@@ -27,6 +27,7 @@ mod hostile;
 mod link;
 mod names;
 mod neighbours;
+mod outbox_commands;
 mod programs;
 mod promises;
 mod shell_life;

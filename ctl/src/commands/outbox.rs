@@ -1,16 +1,33 @@
 //! `mountctl outbox`: the local changes the server has not accepted yet.
 
-use super::{Ctx, daemon, view::View, view::safe};
+mod actions;
+
+use super::{Ctx, daemon::Daemon, escaped, view::View, view::safe};
 use crate::{
     api::{ExitCode, OutboxList, OutboxRecord, route},
+    cli::{OutboxAction, OutboxArgs, OutboxFilter},
     failure::Outcome,
     text::{Align, Table},
     units,
 };
 
-pub(super) async fn run(ctx: Ctx<'_>) -> Outcome {
-    let daemon = daemon::one(&ctx).await?;
-    let reply = daemon.get::<OutboxList>(&ctx, route::OUTBOX).await?;
+pub(super) async fn run(ctx: Ctx<'_>, args: OutboxArgs) -> Outcome {
+    let list = OutboxAction::List(OutboxFilter::default());
+    actions::run(ctx, args.action.unwrap_or(list)).await
+}
+
+/// Returns the route with what is selected as its query.
+fn selected(route: &str, filter: &OutboxFilter) -> String {
+    let pairs = [("state", &filter.state), ("path", &filter.path)];
+    let pairs: Vec<String> = pairs
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", escaped(value.as_deref()?))))
+        .collect();
+    if pairs.is_empty() { route.to_owned() } else { format!("{route}?{}", pairs.join("&")) }
+}
+
+async fn list(ctx: Ctx<'_>, daemon: &Daemon, filter: &OutboxFilter) -> Outcome {
+    let reply = daemon.get::<OutboxList>(&ctx, &selected(route::OUTBOX, filter)).await?;
     if ctx.out.json {
         ctx.out.document(&reply.envelope)?;
     } else {
