@@ -221,11 +221,12 @@ async fn admit(
         return control.failure(began, error.suggest("use the mountctl of the same release"));
     }
     let (parts, body) = request.into_parts();
+    let bytes_max = conflicts::body_max(parts.uri.path()).unwrap_or(BODY_MAX);
     let wrong =
         |what: String| control.failure(began, ErrorBody::new(ErrorCode::InvalidArgument, what));
-    let body = match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_MAX)).await {
+    let body = match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, bytes_max)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => return wrong(format!("the body is cut, or longer than {BODY_MAX} bytes")),
+        Ok(Err(_)) => return wrong(format!("the body is cut, or longer than {bytes_max} bytes")),
         Err(_) => return wrong(format!("the body did not come within {BODY_TIMEOUT:?}")),
     };
     let _call = peer.call();

@@ -32,6 +32,12 @@ const MERGED_MAX: usize = 32 << 20;
 /// Largest body of a request that resolves: base64 takes four bytes for three.
 const RESOLVE_BODY_MAX: usize = MERGED_MAX / 3 * 4 + (64 << 10);
 
+/// Largest body of a request to `path`, where it may be larger than those of other routes.
+pub(super) fn body_max(path: &str) -> Option<usize> {
+    let folder = path.strip_prefix(route::CONFLICTS)?;
+    folder.ends_with("/resolve").then_some(RESOLVE_BODY_MAX)
+}
+
 pub(super) fn routes() -> axum::Router<Arc<Control>> {
     let limit = || DefaultBodyLimit::max(RESOLVE_BODY_MAX);
     axum::Router::new()

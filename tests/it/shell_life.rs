@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use crate::fuse_or_skip;
+use crate::support::observe::approve_all;
 use crate::support::tree::{Entry, Tree, agree, shows, tree};
 use crate::support::{Mount, TestServer, bytes, shell, wait_for};
 
@@ -251,6 +252,12 @@ fn a_folder_of_1500_files_is_listed_completely() {
     }
     // Removing while listing neither skips nor repeats.
     shell(&a.path(), "rm -r many");
+    // So many removals wait for a person, on either side.
+    wait_for("the removals are approved", || {
+        [&a, &b, &late].into_iter().for_each(approve_all);
+        let gone = [&a, &b, &late].iter().all(|mount| !mount.at("many").exists());
+        (gone && server.files().is_empty()).then_some(())
+    });
     assert!(agree(&server, &a, &b).is_empty());
 }
 

@@ -35,6 +35,16 @@ pub fn outbox(mount: &Mount) -> Vec<Value> {
     records
 }
 
+/// Approves whatever waits for a person, as one who looked and agreed. What comes to wait meanwhile
+/// is left.
+pub fn approve_all(mount: &Mount) {
+    let approvals = json(mount, &["approvals"])["data"]["approvals"].take();
+    for approval in approvals.as_array().into_iter().flatten() {
+        // One that changed since is void and waits under another id.
+        drop(mount.ctl(&["approve", approval["id"].as_str().unwrap()]));
+    }
+}
+
 /// Waits until the status says `state`. Returns that status.
 #[track_caller]
 pub fn wait_state(mount: &Mount, state: &str) -> Value {
