@@ -182,11 +182,16 @@ impl Core {
             self.note_recheck(path, changes);
             return Inbound::Busy;
         }
+        // Of a size that is only a bound the kernel keeps nothing, and no bytes were shown yet. To tell
+        // it nevertheless could make it drop the true size that it is just being told.
+        let was_shown = self.tree.get(ino).and_then(Node::body).is_none_or(|body| body.exact);
         self.adopt_version(ino, file, changes);
         if needs_swap {
             self.replace(ino, file, now, changes);
         }
-        changes.invalidations.push(Invalidation::Node(ino));
+        if was_shown {
+            changes.invalidations.push(Invalidation::Node(ino));
+        }
         Inbound::Applied
     }
 
