@@ -432,11 +432,16 @@ fn sizes_that_lie_do_no_harm() {
     assert!(mount.ctl(&["status"]).status.success());
     for n in 0..sizes.len() {
         let content = format!("content {n}");
-        // A size that was believed is corrected; the bytes are never cut to it.
-        match fs::read_to_string(mount.at(&format!("f{n}"))) {
-            Ok(text) => assert_eq!(text, content),
-            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EAGAIN), "{n}: {error}"),
-        }
+        // A size that was believed is corrected, and from then on the whole content is read.
+        wait_for("the whole content", || match fs::read_to_string(mount.at(&format!("f{n}"))) {
+            Ok(text) if text == content => Some(()),
+            Ok(text) => {
+                assert!(content.starts_with(&text), "{n}: {text}");
+                None
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => None,
+            Err(error) => panic!("{n}: {error}"),
+        });
         assert_eq!(fs::read_to_string(mount.at(&format!("f{n}"))).unwrap(), content);
         assert_eq!(fs::metadata(mount.at(&format!("f{n}"))).unwrap().len(), content.len() as u64);
     }
