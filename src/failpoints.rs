@@ -1,7 +1,7 @@
 //! Failpoints: named places where a test lets this process die, or the disk fail.
 //!
 //! Compiled with the feature `failpoints` only; without it `failpoint!` is nothing, and the names
-//! are not in the program. [`POINTS`] lists every one; `tests/it/tidy/points.rs` compares it with the
+//! are not in the program. `POINTS` lists every one; `tests/it/tidy/points.rs` compares it with the
 //! sources, and `tests/failpoints` crashes at each in turn (`docs/testing.md`).
 
 /// A failpoint. With a second argument, `|errno| value`, the function returns that value when the

@@ -1,7 +1,7 @@
 //! Records carried off and back: what a folder of exported records holds, and giving records up.
 //!
-//! A person may take pending work along, set it aside, or have it tried again. Pure; [`export`] and
-//! [`import`] move the bytes.
+//! A person may take pending work along, set it aside, or have it tried again. Pure; `export` and
+//! `import` move the bytes.
 
 mod export;
 mod import;

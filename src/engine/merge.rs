@@ -1,7 +1,7 @@
 //! Merging three versions of a text, and showing how two differ.
 //!
 //! Pure; the one door to `diffy`. What it calls clean was counted line by line: nothing that only
-//! one side changed is lost or doubled ([`is_faithful`]). What is not text, too large, or too
+//! one side changed is lost or doubled (`is_faithful`). What is not text, too large, or too
 //! different to be compared in bounded time is refused with the reason.
 
 use std::collections::HashMap;

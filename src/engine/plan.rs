@@ -91,7 +91,7 @@ pub struct Plan {
 }
 
 impl Core {
-    /// Carries out what [`Core::decide`] says: marks it as in flight, and describes it.
+    /// Carries out what `Core::decide` says: marks it as in flight, and describes it.
     pub fn plan(&mut self, now: Now) -> Plan {
         if !self.is_under_way() {
             self.link.nothing_under_way(now.mono);

@@ -1,7 +1,7 @@
 //! Verdicts: what a decision over a refused or uncertain record changes.
 //!
 //! [`settle`] decides; here the core follows. Pure. Keeping both sides needs the disk and is done in
-//! [`super::conflict`], which comes back with [`Core::kept`] or [`Core::pushed`].
+//! [`super::conflict`], which comes back with [`Core::kept`] or `Core::pushed`.
 
 use bytes::Bytes;
 

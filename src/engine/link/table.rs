@@ -2,7 +2,7 @@
 //!
 //! The link has three regions that are independent of each other: the way to the server, a person's
 //! pause, and whether the server's history is believed. Each has states of its own; something that
-//! happens may concern several regions. There is no transition outside of [`TABLE`]. Pure.
+//! happens may concern several regions. There is no transition outside of `TABLE`. Pure.
 
 /// A state of one of the three regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
