@@ -15,6 +15,7 @@ mod events;
 pub mod feed;
 mod fetch;
 pub mod http;
+mod identity;
 mod listing;
 mod scope;
 mod send;
@@ -41,6 +42,7 @@ use crate::revision::{Precondition, Revision};
 
 pub use check::settle_names;
 pub use encode::trimmed_by_bulk;
+pub use identity::ServerId;
 
 /// What a call to the remote gives, some time later.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
@@ -68,6 +70,8 @@ pub struct Capabilities {
     pub exact_size: bool,
     /// The largest JSON body the server takes, when it says so; bytes.
     pub body_bytes_max: Option<u64>,
+    /// Which server it is, when it says so.
+    pub server: Option<ServerId>,
 }
 
 /// Metadata of a file that only some servers store.
@@ -389,6 +393,12 @@ pub enum RemoteError {
         /// For people.
         message: String,
     },
+    /// 421: another server than the one that was meant: pause until a person looked.
+    #[error("another server answers: {message}")]
+    OtherServer {
+        /// For people.
+        message: String,
+    },
     /// A redirect or a TLS failure: pause with the reason; the token stays home.
     #[error("{message}")]
     Untrusted {
@@ -422,6 +432,7 @@ impl RemoteError {
             | Self::Gone { .. }
             | Self::TooLarge
             | Self::Invalid { .. }
+            | Self::OtherServer { .. }
             | Self::Untrusted { .. }
             | Self::Local { .. } => false,
         }

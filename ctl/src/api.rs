@@ -18,8 +18,8 @@ mod status;
 pub use approvals::{ApprovalList, ApprovalRecord, ApprovalReply, ApprovalRequest};
 pub use calls::{
     Event, EventAction, EventKind, EventsQuery, FlushReply, FlushRequest, Hello, OutboxList,
-    OutboxOp, OutboxRecord, PauseReply, PauseRequest, RecordState, ResumeReply, UnmountReply,
-    UnmountRequest,
+    OutboxOp, OutboxRecord, PauseReply, PauseRequest, RecordState, ResumeReply, ResumeRequest,
+    UnmountReply, UnmountRequest,
 };
 pub use conflicts::{
     ConflictDetail, ConflictDiff, ConflictList, ConflictNow, ConflictRecord, ConflictResolution,
@@ -32,8 +32,8 @@ pub use outbox::{
 };
 pub use status::{
     AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
-    ConflictsStatus, LastError, MountMode, MountState, MountStatus, PauseInfo, PauseStatus,
-    RetryStatus, StatusReply, StreamHealth, StreamMode, StreamStatus, UploadsStatus,
+    ConflictsStatus, LastError, MountMode, MountState, MountStatus, OtherServer, PauseInfo,
+    PauseStatus, RetryStatus, StatusReply, StreamHealth, StreamMode, StreamStatus, UploadsStatus,
 };
 
 /// The version of the control API this crate speaks.

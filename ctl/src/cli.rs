@@ -82,7 +82,7 @@ pub enum Command {
     /// Hold back uploads; reading, writing and remote changes go on.
     Pause(PauseArgs),
     /// End a pause, close the circuit and try again at once.
-    Resume,
+    Resume(ResumeArgs),
     /// Wait until local changes are on the server; exits 0 only if all of them are.
     Flush(FlushArgs),
     /// Show the local changes the server has not accepted yet, and decide over them.
@@ -126,6 +126,16 @@ pub struct PauseArgs {
     /// Why, for whoever reads the status.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+}
+
+/// Arguments of `resume`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ResumeArgs {
+    /// Go on with another server than before: its identity as `mountctl status` shows it.
+    ///
+    /// What is here is offered to it; where it has other content both are kept.
+    #[arg(long, value_name = "ID")]
+    pub server: Option<String>,
 }
 
 /// Arguments of `flush`.

@@ -91,7 +91,7 @@ async fn dispatch(ctx: Ctx<'_>, command: Command) -> Outcome {
         Command::Status(args) => status::run(ctx, &args).await,
         Command::Mounts => mounts::run(ctx).await,
         Command::Pause(args) => pause::run(ctx, args).await,
-        Command::Resume => resume::run(ctx).await,
+        Command::Resume(args) => resume::run(ctx, args).await,
         Command::Flush(args) => flush::run(ctx, args).await,
         Command::Outbox(args) => outbox::run(ctx, args).await,
         Command::Approvals(args) => approvals::run(ctx, args).await,

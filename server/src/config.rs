@@ -134,6 +134,8 @@ pub struct Extensions {
     pub raw: bool,
     /// `byteSize`.
     pub exact_size: bool,
+    /// `serverId`, and requests that name the server they are meant for.
+    pub server_id: bool,
 }
 
 impl Extensions {
@@ -159,6 +161,7 @@ impl Extensions {
             directories: on,
             raw: on,
             exact_size: on,
+            server_id: on,
         }
     }
 
@@ -173,6 +176,7 @@ impl Extensions {
             (self.directories, "directories"),
             (self.raw, "raw"),
             (self.exact_size, "exact-size"),
+            (self.server_id, "server-id"),
         ]
         .into_iter()
         .filter_map(|(on, name)| on.then_some(name))

@@ -253,6 +253,7 @@ async fn admit(
     if operation == Operation::Capabilities {
         return Ok(capabilities(app));
     }
+    meant_for_us(app, &request)?;
     let workspace = workspace.unwrap_or_default();
     if caller.workspace.as_ref().is_some_and(|allowed| *allowed != workspace) {
         return Err(Denied::Forbidden("workspace mismatch".to_owned()).into());
@@ -331,20 +332,31 @@ fn bearer(request: &Request<Body>) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
+/// Refuses a request that names another server, before anything is done.
+fn meant_for_us(app: &App, request: &Request<Body>) -> Result<(), Failure> {
+    let Some(expected) = request.headers().get("x-expect-server") else { return Ok(()) };
+    if !app.config.extensions.server_id || expected.as_bytes() == app.store.identity().as_bytes() {
+        return Ok(());
+    }
+    let message = format!("this is server {}", app.store.identity());
+    Err(Failure::new(StatusCode::MISDIRECTED_REQUEST, "other_server", &message))
+}
+
 fn capabilities(app: &App) -> Response<Body> {
     let config = &app.config;
-    json_reply(
-        StatusCode::OK,
-        &json!({
-            "server": concat!("workspaced/", env!("CARGO_PKG_VERSION")),
-            "capabilities": config.extensions.names(),
-            "limits": {
-                "maxBodyBytes": config.max_body_bytes,
-                "maxRawBytes": config.max_raw_bytes,
-                "maxBulkFiles": config.max_bulk_files,
-            },
-        }),
-    )
+    let mut announced = json!({
+        "server": concat!("workspaced/", env!("CARGO_PKG_VERSION")),
+        "capabilities": config.extensions.names(),
+        "limits": {
+            "maxBodyBytes": config.max_body_bytes,
+            "maxRawBytes": config.max_raw_bytes,
+            "maxBulkFiles": config.max_bulk_files,
+        },
+    });
+    if config.extensions.server_id {
+        announced["serverId"] = app.store.identity().into();
+    }
+    json_reply(StatusCode::OK, &announced)
 }
 
 /// How long a client may leave a transfer standing still.

@@ -6,6 +6,7 @@
 mod apply;
 pub(crate) mod bodies;
 pub(crate) mod feed;
+mod identity;
 pub(crate) mod model;
 pub(crate) mod read;
 mod schema;
@@ -57,6 +58,7 @@ pub(crate) struct Store {
 
 #[derive(Debug)]
 struct Inner {
+    identity: String,
     database: PathBuf,
     bodies: Bodies,
     hub: Arc<Hub>,
@@ -88,6 +90,8 @@ impl Store {
             .mode(0o600)
             .open(&database)
             .map_err(storage("open", &database))?;
+        let identity =
+            identity::of(folder).map_err(storage("read or make", &folder.join("identity")))?;
         let connection = schema::open_writer(&database)?;
         let bodies = Bodies::open(&folder.join("bodies"))?;
         let failed = |act| {
@@ -116,6 +120,7 @@ impl Store {
         .spawn(receiver)
         .map_err(storage("start the writer of", folder))?;
         let inner = Inner {
+            identity,
             database,
             bodies,
             hub,
@@ -184,6 +189,11 @@ impl Store {
     }
 
     /// Opens a connection outside the pool, for reads that last as long as a client takes.
+    /// Which server this is.
+    pub(crate) fn identity(&self) -> &str {
+        &self.inner.identity
+    }
+
     pub(crate) fn open_reader(&self) -> Result<Connection, StoreError> {
         Ok(schema::open_reader(&self.inner.database)?)
     }

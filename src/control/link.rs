@@ -9,11 +9,13 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::Response;
 use jiff::Timestamp;
-use mountctl::api::{ErrorBody, ErrorCode, PauseReply, PauseRequest, ResumeReply, schema};
+use mountctl::api::{
+    ErrorBody, ErrorCode, PauseReply, PauseRequest, ResumeReply, ResumeRequest, schema,
+};
 
 use super::{Control, body};
-use crate::engine::link::table::{Happening, State as LinkState};
-use crate::engine::link::{Illegal, Pause};
+use crate::engine::link::table::State as LinkState;
+use crate::engine::link::{Answer, Illegal, Pause, Refused};
 use crate::engine::runner::Command;
 
 pub(super) async fn pause(
@@ -52,12 +54,19 @@ pub(super) async fn pause(
     }
 }
 
-pub(super) async fn resume(State(control): State<Arc<Control>>) -> Response {
+pub(super) async fn resume(
+    State(control): State<Arc<Control>>,
+    request: Result<Bytes, BytesRejection>,
+) -> Response {
     let began = control.began();
+    let server = match body(request).and_then(|request: ResumeRequest| named_server(&request)) {
+        Ok(server) => server,
+        Err(error) => return control.failure(began, error),
+    };
     if let Err(error) = control.not_stopping("resume") {
         return control.failure(began, error);
     }
-    match control.ask(|reply| Command::Resume { reply }).await {
+    match control.ask(|reply| Command::Resume { server, reply }).await {
         Ok(Ok(resumed)) => {
             let was_paused = resumed.pause.is_some() || resumed.cause.is_some();
             let way = match resumed.cause {
@@ -77,7 +86,7 @@ pub(super) async fn resume(State(control): State<Arc<Control>>) -> Response {
             };
             control.success(schema::RESUME, began, reply)
         }
-        Ok(Err(refused)) => control.failure(began, illegal(refused)),
+        Ok(Err(refused)) => control.failure(began, refusal(refused)),
         Err(error) => control.failure(began, error),
     }
 }
@@ -109,22 +118,44 @@ impl Control {
     }
 }
 
+/// The server that a person saw in the status and named.
+fn named_server(request: &ResumeRequest) -> Result<Option<Answer>, ErrorBody> {
+    let Some(text) = &request.server else { return Ok(None) };
+    if text == "none" {
+        return Ok(Some(Answer(None)));
+    }
+    match text.parse() {
+        Ok(id) => Ok(Some(Answer(Some(id)))),
+        Err(why) => Err(ErrorBody::new(ErrorCode::InvalidArgument, why)
+            .suggest("`mountctl status` shows the identity of the server that answers")),
+    }
+}
+
 /// What, why, and what to do instead.
-fn illegal(Illegal { state, request }: Illegal) -> ErrorBody {
-    let asked = match request {
-        Happening::Accept => "resume with another server",
-        _ => "resume",
-    };
-    let (why, instead) = match state {
-        LinkState::Stranger => (
-            "another server answers than the one that this mount belongs to",
-            "see `mountctl status`",
-        ),
-        LinkState::Doubted => (
-            "the server's history went back, and a person has to look at that first",
-            "see `mountctl approvals`",
-        ),
-        _ => ("no other server answers", "`mountctl resume` without a server goes on"),
-    };
-    ErrorBody::new(ErrorCode::IllegalTransition, format!("{asked}: {why}")).suggest(instead)
+fn refusal(refused: Refused) -> ErrorBody {
+    let error = |message: &str| ErrorBody::new(ErrorCode::IllegalTransition, message);
+    match refused {
+        Refused::Illegal(Illegal { state: LinkState::Stranger, .. }) => {
+            error("resume: another server answers than the one that this mount belongs to")
+                .suggest(
+                    "bring the right server back and it goes on by itself, or name the other one",
+                )
+                .action("mountctl status")
+                .action("mountctl resume --server ID")
+        }
+        Refused::Illegal(Illegal { state: LinkState::Doubted, .. }) => {
+            error("resume: the server's history went back, and a person has to look at that first")
+                .action("mountctl approvals")
+        }
+        Refused::Illegal(_) => error("resume with another server: no other server answers")
+            .suggest("without --server it ends whatever else holds back uploads")
+            .action("mountctl resume"),
+        Refused::OtherAnswer(found) => {
+            let who = found.map_or_else(|| "not known yet".to_owned(), |found| found.to_string());
+            error(&format!("resume with another server: the one that answers is {who}"))
+                .suggest("look again at what it holds before you name it")
+                .action("mountctl status")
+                .detail("found", who)
+        }
+    }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mountctl::api::{
     AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
-    ConflictsStatus, LastError, MountMode, MountState, MountStatus, OutboxList, OutboxOp,
-    OutboxRecord, PauseInfo, PauseStatus, RecordState as ApiState, RetryStatus, StreamHealth,
-    StreamMode, StreamStatus, UploadsStatus,
+    ConflictsStatus, LastError, MountMode, MountState, MountStatus, OtherServer, OutboxList,
+    OutboxOp, OutboxRecord, PauseInfo, PauseStatus, RecordState as ApiState, RetryStatus,
+    StreamHealth, StreamMode, StreamStatus, UploadsStatus,
 };
 
 use super::MountFacts;
@@ -46,6 +46,7 @@ pub(super) fn status(
         started_at: Some(facts.started_at),
         uploads: uploads(&core, now),
         circuit: circuit(&core, now),
+        other_server: other_server(&core),
         retry: retry(&core, now),
         pause: PauseStatus {
             uploads: core.link.pause().map(|pause| PauseInfo {
@@ -94,6 +95,7 @@ fn state(core: &Core, stopping: bool) -> MountState {
     }
     match core.link.way() {
         Way::Down(Outage::Auth, _) => return MountState::Auth,
+        Way::Down(Outage::Stranger { .. }, _) => return MountState::OtherServer,
         Way::Down(Outage::HalfOpen { .. }, _) => return MountState::HalfOpen,
         Way::Down(_, trouble) if trouble.cause == Cause::Busy => return MountState::Backoff,
         Way::Down(..) => return MountState::Offline,
@@ -182,6 +184,15 @@ fn stream(core: &Core, facts: &MountFacts) -> StreamStatus {
     }
 }
 
+fn other_server(core: &Core) -> Option<OtherServer> {
+    let Way::Down(Outage::Stranger { found }, _) = core.link.way() else { return None };
+    let expected = core.capabilities.and_then(|known| known.server);
+    Some(OtherServer {
+        expected: expected.map(|id| id.to_string()),
+        found: found.map(|found| found.to_string()),
+    })
+}
+
 fn circuit(core: &Core, now: Now) -> CircuitStatus {
     let threshold = core.link.circuit().threshold;
     let closed = CircuitStatus { threshold, ..CircuitStatus::default() };
@@ -191,7 +202,7 @@ fn circuit(core: &Core, now: Now) -> CircuitStatus {
         Outage::Open { opened_at } => (CircuitState::Open, Some(*opened_at)),
         Outage::HalfOpen { opened_at } => (CircuitState::HalfOpen, Some(*opened_at)),
         // What is refused, or not there, says nothing about passing failures.
-        Outage::Auth | Outage::Barred => return closed,
+        Outage::Auth | Outage::Barred | Outage::Stranger { .. } => return closed,
     };
     let probe = core.link.next_try().filter(|_| opened_at.is_some());
     let next_probe_at = probe.map(|at| wall_at(at, now));

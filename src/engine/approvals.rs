@@ -187,6 +187,7 @@ impl Core {
             (Kind::Reset, true) => {
                 self.suspect_reset(None, changes);
                 decided.offer_again = true;
+                self.set_offer_again(true, changes);
             }
             (Kind::Reset, false) => return Err(Refusal::NotRefusable),
         }

@@ -157,6 +157,9 @@ pub struct Core {
     pub(super) probing: bool,
     /// What the server offers may have changed since it was asked.
     pub ask_again: bool,
+    /// A person went on with a server that has lost or never had what is here: the next listing
+    /// offers it.
+    pub offer_again: bool,
     /// Contents that are being fetched because records wait for them, and when to try again.
     pub(super) fetches_planned: BTreeMap<Ino, Duration>,
     /// Most files in a request, while it is being found out which one the server refuses.
@@ -196,6 +199,7 @@ impl Core {
         let reset_suspected = meta("reset").map(str::to_owned);
         let shown = meta("reset_shown").and_then(|json| serde_json::from_str(json).ok());
         let listed = meta("listed").is_some();
+        let offer_again = meta("offer_again").is_some();
         let rules_text = meta("ignore").unwrap_or_default().to_owned();
         let rules = Rules::compile(&[&rules_text]).0;
         let (tree, lost) = Tree::new(loaded.nodes, settings.uid, settings.gid, now.wall);
@@ -248,6 +252,7 @@ impl Core {
             rechecks_postponed: BTreeMap::new(),
             probing: false,
             ask_again: false,
+            offer_again,
             fetches_planned: BTreeMap::new(),
             batch_limit: None,
             offered_bases: HashMap::new(),

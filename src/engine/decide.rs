@@ -189,7 +189,7 @@ impl Core {
                 }
             }
             // Nothing may be sent that could tell; the way is to be found good all the same.
-            Permit::Held(Held::Paused | Held::Doubted) => self.ask(now, decision),
+            Permit::Held(Held::Paused | Held::Doubted | Held::Stranger) => self.ask(now, decision),
             Permit::Held(_) => decision.deadline = self.link.next_try(),
         }
     }

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 pub use self::failing::{BACKOFF_FLOOR, BACKOFF_MAX, BACKOFF_MIN, backoff};
 use self::table::{Happening, Move, State, look};
+use crate::remote::ServerId;
 
 /// New changes wake a way that is down at most this often.
 const WAKE_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,6 +58,8 @@ pub enum Cause {
     Gone,
     /// TLS failed or the server redirects elsewhere; the token stays home.
     Untrusted,
+    /// Another server answers than the one that the state folder belongs to.
+    OtherServer,
 }
 
 impl Cause {
@@ -71,6 +74,7 @@ impl Cause {
             Self::Forbidden => "FORBIDDEN",
             Self::Gone => "WORKSPACE_GONE",
             Self::Untrusted => "UNTRUSTED",
+            Self::OtherServer => "OTHER_SERVER",
         }
     }
 }
@@ -106,6 +110,25 @@ pub enum Outage {
     Auth,
     /// No such workspace, or a server that is not to be trusted.
     Barred,
+    /// Another server answers; nothing is sent to it until a person looked.
+    Stranger {
+        /// What it said when it was asked who it is.
+        found: Option<Answer>,
+    },
+}
+
+/// Who a server says it is; some do not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Answer(pub Option<ServerId>);
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(id) => id.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 impl Outage {
@@ -118,6 +141,7 @@ impl Outage {
             Self::HalfOpen { .. } => "half-open",
             Self::Auth => "auth",
             Self::Barred => "barred",
+            Self::Stranger { .. } => "other server",
         }
     }
 }
@@ -185,6 +209,8 @@ pub enum Held {
     Auth,
     /// No such workspace, or a server that is not to be trusted.
     Barred,
+    /// Another server answers.
+    Stranger,
 }
 
 impl Held {
@@ -199,6 +225,7 @@ impl Held {
             Self::Probing => "a probe finds out whether the server is back",
             Self::Auth => "the credential is refused",
             Self::Barred => "the server is not there as it should be",
+            Self::Stranger => "another server answers, a person has to look",
         }
     }
 }
@@ -210,6 +237,21 @@ pub struct Illegal {
     pub state: State,
     /// What was asked for.
     pub request: Happening,
+}
+
+/// Why a person's word about the server was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The state does not allow it.
+    Illegal(Illegal),
+    /// The server that answers is not the one that was named, but this one as far as it was asked.
+    OtherAnswer(Option<Answer>),
+}
+
+impl From<Illegal> for Refused {
+    fn from(illegal: Illegal) -> Self {
+        Self::Illegal(illegal)
+    }
 }
 
 /// What suggests an early attempt.
@@ -286,6 +328,7 @@ impl Link {
             Way::Down(Outage::HalfOpen { .. }, _) => State::HalfOpen,
             Way::Down(Outage::Auth, _) => State::Auth,
             Way::Down(Outage::Barred, _) => State::Barred,
+            Way::Down(Outage::Stranger { .. }, _) => State::Stranger,
         };
         let pause = if self.pause.is_some() { State::Paused } else { State::Flowing };
         let history = if self.doubted { State::Doubted } else { State::Believed };
@@ -303,6 +346,7 @@ impl Link {
         }
         match &self.way {
             Way::Unknown | Way::Online => Permit::Free,
+            Way::Down(Outage::Stranger { .. }, _) => Permit::Held(Held::Stranger),
             Way::Down(Outage::HalfOpen { .. }, _) => Permit::Held(Held::Probing),
             Way::Down(_, trouble) if now >= trouble.next_try => Permit::Trial,
             Way::Down(Outage::Offline, _) => Permit::Held(Held::Backoff),
@@ -355,6 +399,11 @@ impl Link {
     /// A request with changes was answered. Returns whether that is news.
     pub fn reached(&mut self) -> bool {
         self.heals(Happening::Answered)
+    }
+
+    /// The server answered who it is, and it is the one of this state folder.
+    pub fn recognised(&mut self) {
+        self.heals(Happening::SameServer);
     }
 
     /// The server was heard from otherwise: a read, the change stream. That ends what only a lost
@@ -467,6 +516,28 @@ impl Link {
             }
         }
         self.wake(Wake::Person, now);
+        Ok(())
+    }
+
+    /// A person says go on with the server that answers. What it said of itself must be what the
+    /// person saw.
+    ///
+    /// # Errors
+    /// When no other server answers, or it is yet another one; nothing was changed then.
+    pub fn accept(&mut self, seen: Answer) -> Result<(), Refused> {
+        let moves = self.states().map(|state| (state, look(state, Happening::Accept)));
+        if let Some((state, _)) = moves.iter().find(|(_, to)| *to == Move::Illegal) {
+            return Err(Refused::Illegal(Illegal { state: *state, request: Happening::Accept }));
+        }
+        if let Way::Down(Outage::Stranger { found }, _) = &self.way
+            && *found != Some(seen)
+        {
+            return Err(Refused::OtherAnswer(*found));
+        }
+        self.way = Way::Unknown;
+        self.pause = None;
+        self.doubted = false;
+        self.unsaved = true;
         Ok(())
     }
 

@@ -153,7 +153,14 @@ impl Core {
         self.probing = false;
         match result {
             Ok(capabilities) => {
-                self.link.reached();
+                let known = self.capabilities.and_then(|known| known.server);
+                if known.is_some() && known != capabilities.server {
+                    let jitter = self.jitter();
+                    self.link.other_server(capabilities.server, now.mono, now.wall, jitter);
+                    self.ask_again = true;
+                    return;
+                }
+                self.link.recognised();
                 self.set_capabilities(*capabilities, changes);
             }
             Err(error) => {

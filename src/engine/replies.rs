@@ -307,6 +307,7 @@ impl Core {
             | RemoteError::Busy { .. }
             | RemoteError::Auth { .. }
             | RemoteError::Gone { .. }
+            | RemoteError::OtherServer { .. }
             | RemoteError::Untrusted { .. }
             | RemoteError::Garbled { .. } => {
                 if self.link.failed(error, now.mono, now.wall, jitter) {
@@ -438,6 +439,7 @@ pub fn error_code(error: &RemoteError) -> &'static str {
         RemoteError::Gone { .. } => "WORKSPACE_GONE",
         RemoteError::TooLarge => "TOO_LARGE",
         RemoteError::Invalid { .. } => "INVALID",
+        RemoteError::OtherServer { .. } => "OTHER_SERVER",
         RemoteError::Untrusted { .. } => "UNTRUSTED",
         RemoteError::Garbled { .. } => "REPLY_GARBLED",
         RemoteError::Local { .. } => "LOCAL_DISK",

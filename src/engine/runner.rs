@@ -16,7 +16,7 @@ pub use self::waiters::Flushed;
 use self::waiters::Waiter;
 use super::approvals::{Decided, Refusal};
 use super::core::Stream;
-use super::link::{Cause, Illegal, Outage, Pause, Wake, Way, backoff};
+use super::link::{Answer, Cause, Outage, Pause, Refused, Wake, Way, backoff};
 use super::listing::Missing;
 use super::plan::Task;
 use super::shared::{Notice, NoticeKind, Shared};
@@ -63,8 +63,10 @@ pub enum Command {
     },
     /// End a pause, a back-off, an open circuit; try now.
     Resume {
+        /// Go on with this server, which is another one than before.
+        server: Option<Answer>,
         /// Told what it ended, or why it may not be.
-        reply: oneshot::Sender<Result<Resumed, Illegal>>,
+        reply: oneshot::Sender<Result<Resumed, Refused>>,
     },
     /// Approve what waits for a person, or refuse it.
     Decide {
@@ -144,21 +146,16 @@ impl Runner {
     /// Prepares the task and starts the feed. Must be called on the runtime.
     #[must_use]
     pub fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
-        let (items, feed) = mpsc::channel(FEED_MAX);
         let feed_wake = Arc::new(Notify::new());
-        let (start, floor) = {
+        let feed = start_feed(&shared, &feed_wake);
+        // What a person asked for before the last end is still to be done.
+        let listing = {
             let core = shared.core();
-            let floor = core.link.trouble().filter(|trouble| trouble.hinted);
-            let floor = floor.map(|trouble| trouble.next_try.saturating_sub(shared.now().mono));
-            (core.cursor.clone().filter(|_| core.listed), floor)
+            let tail = core.cursor.clone().filter(|_| core.offer_again);
+            tail.map_or(Listing::Idle, |tail| {
+                Listing::Wanted(Some(tail.id), Missing::OfferAgain, Duration::ZERO)
+            })
         };
-        let remote = Arc::clone(&shared.remote);
-        let feed_of = remote.feed(start, Arc::clone(&feed_wake), items);
-        tokio::spawn(async move {
-            // What the server asked the last run for holds for this one.
-            tokio::time::sleep(floor.unwrap_or_default()).await;
-            feed_of.await;
-        });
         Self {
             shared,
             commands,
@@ -166,7 +163,7 @@ impl Runner {
             feed_wake,
             tasks: JoinSet::new(),
             waiters: Vec::new(),
-            listing: Listing::Idle,
+            listing,
             listing_failures: 0,
             reaching: false,
             sealing: false,
@@ -177,6 +174,15 @@ impl Runner {
             next_housekeeping: Duration::ZERO,
             next_room: Duration::ZERO,
         }
+    }
+
+    /// Goes on with another server: the stream of the old one says nothing about it.
+    fn take_to_the_other_server(&mut self) {
+        if let Some(known) = self.shared.core().capabilities {
+            self.shared.remote.set_capabilities(known);
+        }
+        self.listing = Listing::Idle;
+        self.feed = start_feed(&self.shared, &self.feed_wake);
     }
 
     /// Runs until the commands end.
@@ -387,11 +393,15 @@ impl Runner {
             }
             Finished::Probed(result) => {
                 self.shared.step(|core, now, changes| core.probed(&result, now, changes));
-                if let Ok(capabilities) = result {
-                    self.shared.remote.set_capabilities(capabilities);
+                // What was taken up, which is not what another server says.
+                if let (Ok(_), Some(known)) = (&result, self.shared.core().capabilities) {
+                    self.shared.remote.set_capabilities(known);
                 }
             }
-            Finished::Listed(_, _, Ok(())) => {
+            Finished::Listed(_, policy, Ok(())) => {
+                if policy == Missing::OfferAgain {
+                    self.shared.step(|core, _, changes| core.set_offer_again(false, changes));
+                }
                 tracing::info!(entries = self.shared.core().tree.len(), "tree is up to date");
                 self.listing = Listing::Idle;
                 self.listing_failures = 0;
@@ -474,11 +484,17 @@ impl Runner {
             }
             FeedItem::Down { reason } => {
                 tracing::info!(%reason, "change stream is down");
-                self.shared.step(|core, _, _| core.stream = Stream::Down(reason));
+                self.shared.step(|core, _, _| {
+                    core.stream = Stream::Down(reason);
+                    // The server may be gone, or be another one.
+                    core.ask_again = true;
+                });
             }
             FeedItem::Event(event) => self.event(event),
             FeedItem::Gap { tail } => {
-                self.listing = Listing::Wanted(tail, Missing::Confirm, Duration::ZERO);
+                let offer = self.shared.core().offer_again;
+                let policy = if offer { Missing::OfferAgain } else { Missing::Confirm };
+                self.listing = Listing::Wanted(tail, policy, Duration::ZERO);
             }
             FeedItem::Reset { tail } => {
                 self.shared.step(|core, _, changes| {
@@ -516,12 +532,16 @@ impl Runner {
                 self.notice_link("paused", None);
                 drop(reply.send(before));
             }
-            Command::Resume { reply } => {
-                let resumed = self.shared.step(|core, now, changes| core.resume(now, changes));
+            Command::Resume { server, reply } => {
+                let resumed =
+                    self.shared.step(|core, now, changes| core.resume(server, now, changes));
                 let resumed = match resumed {
                     Ok(resumed) => resumed,
-                    Err(illegal) => return drop(reply.send(Err(illegal))),
+                    Err(refused) => return drop(reply.send(Err(refused))),
                 };
+                if resumed.other_server {
+                    self.take_to_the_other_server();
+                }
                 self.feed_wake.notify_one();
                 self.notice_link("resumed", None);
                 drop(reply.send(Ok(resumed)));
@@ -589,4 +609,23 @@ impl Runner {
             at,
         });
     }
+}
+
+/// Starts to follow the change stream where it was left. The stream ends when nobody hears it.
+fn start_feed(shared: &Shared, wake: &Arc<Notify>) -> mpsc::Receiver<FeedItem> {
+    let (items, feed) = mpsc::channel(FEED_MAX);
+    let (start, floor) = {
+        let core = shared.core();
+        let floor = core.link.trouble().filter(|trouble| trouble.hinted);
+        let floor = floor.map(|trouble| trouble.next_try.saturating_sub(shared.now().mono));
+        (core.cursor.clone().filter(|_| core.listed), floor)
+    };
+    let remote = Arc::clone(&shared.remote);
+    let stream = remote.feed(start, Arc::clone(wake), items);
+    tokio::spawn(async move {
+        // What the server asked the last run for holds for this one.
+        tokio::time::sleep(floor.unwrap_or_default()).await;
+        stream.await;
+    });
+    feed
 }

@@ -63,6 +63,7 @@ fn fetch(error: &FetchError) -> Errno {
             RemoteError::Unreachable { .. }
             | RemoteError::Busy { .. }
             | RemoteError::Gone { .. }
+            | RemoteError::OtherServer { .. }
             | RemoteError::Untrusted { .. },
         ) => Errno::ENETDOWN,
         FetchError::Remote(RemoteError::Auth { .. } | RemoteError::Forbidden { .. }) => {

@@ -41,6 +41,11 @@ impl Refusal {
         self.status == 404 && self.body.code == "not_found" && self.body.message != ROUTE_MISSING
     }
 
+    /// Whether a workspace server says that it has no such route.
+    pub(super) fn is_missing_route(&self) -> bool {
+        self.status == 404 && self.body.code == "not_found" && self.body.message == ROUTE_MISSING
+    }
+
     /// What it means for a whole request.
     pub(super) fn error(&self) -> RemoteError {
         let message = self.message();
@@ -49,6 +54,7 @@ impl Refusal {
             403 => RemoteError::Forbidden { message },
             404 => RemoteError::Gone { message },
             413 => RemoteError::TooLarge,
+            421 => RemoteError::OtherServer { message },
             400 if self.body.code == "digest_mismatch" => RemoteError::Garbled { message },
             408 | 425 | 429 | 500..=599 => {
                 RemoteError::Busy { status: self.status, message, retry_after: self.retry_after }
@@ -77,7 +83,7 @@ impl Refusal {
             }),
             403 => Ok(self.refused("forbidden")),
             400 if self.body.code != "digest_mismatch" => Ok(self.refused("bad_request")),
-            405..=407 | 410 | 411 | 414..=424 | 426..=428 | 430..=499 => {
+            405..=407 | 410 | 411 | 414..=420 | 422..=424 | 426..=428 | 430..=499 => {
                 Ok(self.refused("refused"))
             }
             _ => Err(self.error()),
@@ -181,7 +187,8 @@ mod tests {
     #[test]
     fn statuses_of_whole_requests() {
         type Test = fn(&RemoteError) -> bool;
-        let rows: [(u16, Test); 13] = [
+        let rows: [(u16, Test); 14] = [
+            (421, |e| matches!(e, RemoteError::OtherServer { .. })),
             (400, |e| matches!(e, RemoteError::Invalid { .. })),
             (401, |e| matches!(e, RemoteError::Auth { .. })),
             (403, |e| matches!(e, RemoteError::Forbidden { .. })),
@@ -221,6 +228,8 @@ mod tests {
             Outcome::Refused { code: "forbidden".into(), message: "access denied by ACL".into() };
         assert_eq!(denied.outcome(&at, false), Ok(refused));
         assert_eq!(refusal(413, "").outcome(&at, false), Err(RemoteError::TooLarge));
+        let other = refusal(421, "").outcome(&at, false);
+        assert!(matches!(other, Err(RemoteError::OtherServer { .. })), "no blame on the change");
         let mismatch = refusal(400, r#"{"code":"digest_mismatch"}"#);
         assert!(matches!(mismatch.outcome(&at, false), Err(RemoteError::Garbled { .. })));
         assert!(matches!(refusal(500, "").outcome(&at, false), Err(RemoteError::Busy { .. })));

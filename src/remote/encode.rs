@@ -328,6 +328,7 @@ mod tests {
         raw: true,
         exact_size: true,
         body_bytes_max: None,
+        server: None,
     };
 
     fn path(text: &str) -> WsPath {

@@ -139,10 +139,13 @@ impl HttpRemote {
     }
 
     async fn ask_capabilities(&self) -> Result<Capabilities, RemoteError> {
+        let is_known = self.transport.expected().is_some();
         let url = self.transport.absolute("v1/capabilities", &[])?;
         let request = self.transport.request(Method::GET, url)?;
         let reply = match self.transport.ask(request, self.transport.timeout()).await? {
             Ok(reply) => reply,
+            // Only a workspace server's own word makes one that said who it is one that does not.
+            Err(refusal) if is_known && !refusal.is_missing_route() => return Err(refusal.error()),
             Err(refusal) if matches!(refusal.status, 404 | 405) => {
                 return Ok(Capabilities::default());
             }
@@ -151,7 +154,12 @@ impl HttpRemote {
         // A front end may answer unknown routes with a page for people.
         let media = reply.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !media.is_some_and(|media| media.starts_with("application/json")) {
-            return Ok(Capabilities::default());
+            let message = "the reply about capabilities is no JSON".to_owned();
+            return if is_known {
+                Err(RemoteError::Garbled { message })
+            } else {
+                Ok(Capabilities::default())
+            };
         }
         Ok(capabilities_of(self.transport.json(reply, self.response_bytes_max).await?))
     }
@@ -215,6 +223,7 @@ fn capabilities_of(wire: WireCapabilities) -> Capabilities {
         raw: has("raw"),
         exact_size: has("exact-size"),
         body_bytes_max: wire.limits.max_body_bytes.filter(|bytes| *bytes > 0),
+        server: wire.server_id.parse().ok(),
     }
 }
 
@@ -224,6 +233,7 @@ impl Remote for HttpRemote {
     }
 
     fn set_capabilities(&self, capabilities: Capabilities) {
+        self.transport.expect(capabilities.server);
         *self.offered.write().unwrap_or_else(PoisonError::into_inner) = capabilities;
     }
 

@@ -5,6 +5,7 @@
 //! drips is given up: each slice of time must bring a minimum of bytes. Runs on tokio.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +15,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use url::Url;
 
-use super::RemoteError;
 use super::classify::{self, Refusal};
 use super::credential::Credential;
 use super::encode::percent;
 use super::http::HttpConfig;
+use super::{RemoteError, ServerId};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +35,9 @@ const REFUSAL_BYTES_MAX: u64 = 64 * 1024;
 
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
+/// Names the server that a request is meant for; another one refuses it.
+const EXPECT_SERVER: HeaderName = HeaderName::from_static("x-expect-server");
+
 /// Makes requests to one workspace.
 #[derive(Debug)]
 pub(super) struct Transport {
@@ -45,6 +49,8 @@ pub(super) struct Transport {
     /// Tells this process's requests from those of others in the server's log.
     instance: u64,
     requests: AtomicU64,
+    /// The server that requests are meant for, once it said who it is.
+    expected: RwLock<Option<ServerId>>,
 }
 
 /// A body that was read up to a bound.
@@ -76,7 +82,18 @@ impl Transport {
             timeout: config.request_timeout,
             instance: rand::random(),
             requests: AtomicU64::new(0),
+            expected: RwLock::default(),
         })
+    }
+
+    /// The server that requests are meant for.
+    pub(super) fn expected(&self) -> Option<ServerId> {
+        *self.expected.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on requests are meant for this server.
+    pub(super) fn expect(&self, server: Option<ServerId>) {
+        *self.expected.write().unwrap_or_else(PoisonError::into_inner) = server;
     }
 
     pub(super) fn credential(&self) -> &Credential {
@@ -114,6 +131,9 @@ impl Transport {
             .client
             .request(method, url)
             .header(CORRELATION_ID, format!("mountd-{:016x}-{number}", self.instance));
+        if let Some(server) = self.expected() {
+            request = request.header(EXPECT_SERVER, server.to_string());
+        }
         if let Some(credential) = self.credential.header()? {
             request = request.header(AUTHORIZATION, credential);
         }

@@ -150,6 +150,8 @@ pub(super) struct WireCapabilities {
     pub(super) capabilities: List<Item<String>, 1000>,
     #[serde(default)]
     pub(super) limits: WireLimits,
+    #[serde(default, rename = "serverId", deserialize_with = "text")]
+    pub(super) server_id: String,
 }
 
 /// The limits a server announces.

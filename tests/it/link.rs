@@ -252,3 +252,95 @@ fn what_the_state_does_not_allow_is_refused() {
     assert_eq!(mount.wait_end(), Some(0));
     assert_eq!(server.get("/one").unwrap().0, b"one\n");
 }
+
+/// Another server in the place of the one that the mount belongs to gets nothing and takes nothing,
+/// over restarts, and whatever is written meanwhile. When the right one is back things go on by
+/// themselves.
+#[test]
+fn another_server_gets_nothing_and_takes_nothing() {
+    fuse_or_skip!();
+    let mut server = TestServer::new();
+    let mut mount = Mount::of(&server);
+    mount.wait_synced();
+    shell(&mount.path(), "for n in 1 2 3; do echo ours $n > $n; done");
+    mount.flush();
+    let right = server.replace(None);
+    server.put("/1", b"somebody else's\n");
+    server.put("/theirs", b"theirs\n");
+    let theirs = server.files();
+    for round in 0..2 {
+        shell(&mount.path(), &format!("echo new > new{round}; rm -f 2"));
+        let status = wait_for("the other server is asked who it is", || {
+            let status = mount.status();
+            status["other_server"]["found"].is_string().then_some(status)
+        });
+        assert_eq!(status["state"], "other_server", "{status:#}");
+        assert_ne!(status["other_server"]["expected"], status["other_server"]["found"]);
+        assert_eq!(mount.ctl(&["status", "--check"]).status.code(), Some(8));
+        let shown = stdout(&mount.ctl(&["status"]));
+        assert!(shown.contains("OTHER_SERVER") && shown.contains("resume --server"), "{shown}");
+        assert_eq!(mount.ctl(&["flush", "--timeout", "300ms"]).status.code(), Some(6));
+        assert_eq!(server.files(), theirs);
+        assert_eq!(shell(&mount.path(), "ls | tr '\\n' ' '; cat 1 3").lines().count(), 2);
+        assert!(!mount.at("theirs").exists());
+        mount.kill9();
+        mount.start();
+    }
+    // A plain resume does not decide that.
+    let document = json(&mount, &["resume"]);
+    assert_eq!(document["error"]["code"], "ILLEGAL_TRANSITION", "{document:#}");
+    assert!(document["error"]["message"].as_str().unwrap().contains("another server"));
+    assert_eq!(server.files(), theirs);
+
+    server.replace(Some(right));
+    wait_sent(&mount);
+    mount.wait_synced();
+    let files = server.files();
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["/1", "/3", "/new0", "/new1"]);
+    assert_eq!(files["/1"], b"ours 1\n");
+    let document = json(&mount, &["resume", "--server", "none"]);
+    assert_eq!(document["error"]["code"], "ILLEGAL_TRANSITION", "{document:#}");
+}
+
+/// A person may go on with another server by naming it: what is here is offered to it, and where it
+/// has other content both are kept.
+#[test]
+fn a_person_can_go_on_with_another_server() {
+    fuse_or_skip!();
+    let mut server = TestServer::new();
+    let mount = Mount::of(&server);
+    mount.wait_synced();
+    shell(&mount.path(), "for n in 1 2 3; do echo ours $n > $n; done");
+    mount.flush();
+    drop(server.replace(None));
+    server.put("/1", b"somebody else's\n");
+    server.put("/theirs", b"theirs\n");
+    shell(&mount.path(), "echo new > new");
+    let found = wait_for("the other server is asked who it is", || {
+        mount.status()["other_server"]["found"].as_str().map(str::to_owned)
+    });
+    // The name of one that is not there any more is no consent to the one that is.
+    let gone = "0123456789abcdef0123456789abcdef";
+    let document = json(&mount, &["resume", "--server", gone]);
+    assert_eq!(document["error"]["code"], "ILLEGAL_TRANSITION", "{document:#}");
+    assert_eq!(document["error"]["details"]["found"], found.as_str(), "{document:#}");
+    let document = json(&mount, &["resume", "--server", "nonsense"]);
+    assert_eq!(document["error"]["code"], "INVALID_ARGUMENT", "{document:#}");
+
+    let said = mount.ctl(&["resume", "--server", &found]);
+    assert!(said.status.success(), "{}{}", stdout(&said), stderr(&said));
+    wait_for("everything is there", || {
+        let files = server.files();
+        (files.len() == 5 && mount.at("theirs").exists()).then_some(())
+    });
+    wait_sent(&mount);
+    let files = server.files();
+    assert_eq!(files["/2"], b"ours 2\n");
+    assert_eq!(files["/new"], b"new\n");
+    let ours = [&b"ours 1\n"[..], b"somebody else's\n"];
+    assert!(ours.contains(&&files["/1"][..]), "{:?}", files["/1"]);
+    let kept = json(&mount, &["conflicts"]);
+    let folder = kept["data"]["conflicts"][0]["dir"].as_str().unwrap().to_owned();
+    assert_eq!(fs::read(std::path::Path::new(&folder).join("local")).unwrap(), b"ours 1\n");
+    assert_eq!(mount.status()["other_server"], Value::Null);
+}

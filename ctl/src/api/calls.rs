@@ -49,6 +49,15 @@ pub struct PauseReply {
     pub queued: u64,
 }
 
+/// Body of `POST /v1/resume`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResumeRequest {
+    /// Goes on with another server than before: its identity as the status shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+}
+
 /// Reply of `POST /v1/resume`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

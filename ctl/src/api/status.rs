@@ -39,6 +39,8 @@ pub struct MountStatus {
     pub uploads: UploadsStatus,
     /// Whether repeated failures have stopped dispatch.
     pub circuit: CircuitStatus,
+    /// Another server than the one this mount belongs to answers; `null` otherwise.
+    pub other_server: Option<OtherServer>,
     /// When and why the next attempt comes.
     pub retry: RetryStatus,
     /// What a person has paused.
@@ -86,6 +88,8 @@ pub enum MountState {
     HalfOpen,
     /// The credential was refused; waiting for a new one.
     Auth,
+    /// Another server answers than the one the mount belongs to; nothing is sent to it.
+    OtherServer,
     /// The remote looks reset or emptied; deletes are frozen until a person decides.
     ResetSuspected,
     /// Working, but something is not as it should be, such as a missing event stream.
@@ -114,6 +118,7 @@ impl MountState {
             Self::Backoff => "backoff",
             Self::HalfOpen => "half_open",
             Self::Auth => "auth",
+            Self::OtherServer => "other_server",
             Self::ResetSuspected => "reset_suspected",
             Self::Degraded => "degraded",
             Self::Attention => "attention",
@@ -237,6 +242,16 @@ impl CircuitState {
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// Which server answers instead of which.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OtherServer {
+    /// The identity of the server the mount belongs to.
+    pub expected: Option<String>,
+    /// The identity of the one that answers, `none` when it has none; `null` before it was asked.
+    pub found: Option<String>,
 }
 
 /// When and why the next attempt comes.

@@ -2,15 +2,16 @@
 
 use super::{Ctx, daemon, view::safe};
 use crate::{
-    api::{ExitCode, ResumeReply, route},
+    api::{ExitCode, ResumeReply, ResumeRequest, route},
+    cli::ResumeArgs,
     failure::Outcome,
     units,
 };
 
-pub(super) async fn run(ctx: Ctx<'_>) -> Outcome {
+pub(super) async fn run(ctx: Ctx<'_>, args: ResumeArgs) -> Outcome {
     let daemon = daemon::one(&ctx).await?;
-    let empty = serde_json::json!({});
-    let reply = daemon.post::<ResumeReply>(&ctx, route::RESUME, &empty).await?;
+    let request = ResumeRequest { server: args.server };
+    let reply = daemon.post::<ResumeReply>(&ctx, route::RESUME, &request).await?;
     if ctx.out.json {
         ctx.out.document(&reply.envelope)?;
     } else {

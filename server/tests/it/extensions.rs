@@ -12,8 +12,34 @@ async fn capabilities_are_listed() {
     let url = format!("http://{}/v1/capabilities", server.addr);
     send(server.client.get(&url)).await.fails(401, "unauthorized");
     let reply = send(server.client.get(&url).bearer_auth(&server.token)).await.expect(200);
-    assert_eq!(reply["capabilities"].as_array().unwrap().len(), 8);
+    assert_eq!(reply["capabilities"].as_array().unwrap().len(), 9);
     assert_eq!(reply["limits"]["maxBodyBytes"], 1_048_576);
+}
+
+/// A server says who it is, and a request that is meant for another one does nothing.
+#[tokio::test]
+async fn a_request_for_another_server_does_nothing() {
+    let server = start().await;
+    let url = format!("http://{}/v1/capabilities", server.addr);
+    let reply = send(server.client.get(&url).bearer_auth(&server.token)).await.expect(200);
+    let id = reply["serverId"].as_str().unwrap().to_owned();
+    assert_eq!(id.len(), 32);
+    let put = |expected: &str| {
+        let put = server.request(Method::PUT, "/fs/file?path=/a").header("If-Match", "0");
+        put.header("X-Expect-Server", expected).json(&json!({"content": "x"}))
+    };
+    let refused = send(put("0123456789abcdef0123456789abcdef")).await.fails(421, "other_server");
+    assert!(refused["message"].as_str().unwrap().contains(&id), "{refused}");
+    assert!(server.paths().await.is_empty());
+    send(put(&id)).await.expect(202);
+
+    let plain = start_with(|config| config.extensions.server_id = false).await;
+    let put = plain.request(Method::PUT, "/fs/file?path=/a").header("If-Match", "0");
+    let put = put.header("X-Expect-Server", &id).json(&json!({"content": "x"}));
+    send(put).await.expect(202);
+    let url = format!("http://{}/v1/capabilities", plain.addr);
+    let reply = send(plain.client.get(&url).bearer_auth(&plain.token)).await.expect(200);
+    assert!(reply.get("serverId").is_none(), "{reply}");
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::table::{Happening, Move, State, look};
-use super::{Cause, Link, Outage, Trouble, Way};
-use crate::remote::RemoteError;
+use super::{Answer, Cause, Link, Outage, Trouble, Way};
+use crate::remote::{RemoteError, ServerId};
 
 /// Bound of the first delay after a failure, doubled with each further one (`docs/semantics.md`,
 /// section 4).
@@ -77,6 +77,11 @@ impl Link {
             (State::Open, _) => Outage::Open { opened_at: wall },
             (State::Auth, _) => Outage::Auth,
             (State::Barred, _) => Outage::Barred,
+            // What else fails there says nothing about who it is.
+            (State::Stranger, Way::Down(Outage::Stranger { found }, _)) => {
+                Outage::Stranger { found: *found }
+            }
+            (State::Stranger, _) => Outage::Stranger { found: None },
             _ => Outage::Offline,
         };
         let own = match outage {
@@ -89,6 +94,12 @@ impl Link {
         let wait = hint.map_or(own, |hint| own.max(hint + spread(hint)));
         let knocked = cause == Cause::NoConnection
             && before.as_ref().is_some_and(|trouble| trouble.knocked && trouble.cause == cause);
+        let (cause, message) = match &before {
+            Some(known) if from == State::Stranger && cause != Cause::OtherServer => {
+                (known.cause, known.message.clone())
+            }
+            _ => (cause, message),
+        };
         let trouble = Trouble {
             cause,
             message,
@@ -105,11 +116,33 @@ impl Link {
         before.is_none()
     }
 
+    /// A server answered, and it is another one than the one of this state folder.
+    pub fn other_server(
+        &mut self,
+        answer: Option<ServerId>,
+        now: Duration,
+        wall: Timestamp,
+        jitter: f64,
+    ) {
+        let who =
+            answer.map_or_else(|| "it does not say which".to_owned(), |id| format!("server {id}"));
+        let failure = Failure {
+            cause: Cause::OtherServer,
+            message: format!("another server answers: {who}"),
+            hint: None,
+        };
+        self.fails(failure, now, wall, jitter);
+        if let Way::Down(Outage::Stranger { found }, _) = &mut self.way {
+            *found = Some(Answer(answer));
+        }
+    }
+
     /// What a failure of this cause is to the table.
     fn happening(&self, cause: Cause) -> Happening {
         match cause {
             Cause::Auth | Cause::Forbidden => Happening::Refused,
             Cause::Gone | Cause::Untrusted => Happening::Turned,
+            Cause::OtherServer => Happening::OtherServer,
             Cause::NoConnection | Cause::Lost | Cause::Busy => {
                 let [from, ..] = self.states();
                 let counted = self.trouble().filter(|_| is_transient(from));
@@ -158,6 +191,7 @@ fn cause(error: &RemoteError) -> Option<Cause> {
         RemoteError::Auth { .. } => Some(Cause::Auth),
         RemoteError::Gone { .. } => Some(Cause::Gone),
         RemoteError::Untrusted { .. } => Some(Cause::Untrusted),
+        RemoteError::OtherServer { .. } => Some(Cause::OtherServer),
         RemoteError::Forbidden { .. }
         | RemoteError::TooLarge
         | RemoteError::Invalid { .. }

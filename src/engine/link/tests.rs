@@ -47,6 +47,46 @@ fn open(error: &RemoteError) -> Link {
     link
 }
 
+/// A link to whose server another one answers.
+fn stranger(answer: Option<ServerId>) -> Link {
+    let mut link = Link::new(None);
+    link.reached();
+    link.other_server(answer, T0, WALL, 1.0);
+    link
+}
+
+/// Nothing that another server says leads anywhere; only the right one, or a person who names what
+/// answers, does.
+#[test]
+fn another_server_is_gone_on_with_only_by_name() {
+    let two = Answer(Some(ServerId(2)));
+    let mut link = stranger(two.0);
+    assert_eq!(link.permit(T0 + seconds(100)), Permit::Held(Held::Stranger));
+    let illegal = Illegal { state: State::Stranger, request: Happening::Resume };
+    assert_eq!(link.resume(T0), Err(illegal));
+    link.trial();
+    fail(&mut link, &lost(), T0);
+    assert!(link.trouble().unwrap().message.contains("another server"), "still the reason");
+    assert_eq!(link.accept(Answer(None)), Err(Refused::OtherAnswer(Some(two))));
+    assert_eq!(link.accept(two), Ok(()));
+    assert_eq!(way(&link), State::Unknown);
+    let illegal = Illegal { state: State::Unknown, request: Happening::Accept };
+    assert_eq!(link.accept(two), Err(Refused::Illegal(illegal)));
+
+    // Refused by the other server itself, which was not asked yet who it is.
+    let mut link = Link::new(None);
+    fail(&mut link, &RemoteError::OtherServer { message: String::new() }, T0);
+    assert_eq!(link.accept(two), Err(Refused::OtherAnswer(None)));
+    link.recognised();
+    assert_eq!(way(&link), State::Online);
+
+    // A pause that is ended leaves the other thing that holds.
+    let mut link = stranger(None);
+    link.set_pause(Some(Pause { reason: None, since: WALL, until: None }));
+    assert_eq!(link.resume(T0), Ok(()));
+    assert_eq!(link.permit(T0), Permit::Held(Held::Stranger));
+}
+
 #[test]
 fn delays_double_up_to_the_bound_and_success_starts_over() {
     let mut link = Link::new(None);
@@ -303,7 +343,8 @@ fn refusals_of_single_changes_do_not_concern_the_link() {
 #[test]
 fn what_the_link_does_is_what_the_table_says() {
     type Act = fn(&mut Link);
-    let states: [(State, fn() -> Link); 7] = [
+    let states: [(State, fn() -> Link); 8] = [
+        (State::Stranger, || stranger(Some(ServerId(2)))),
         (State::Unknown, || Link::new(None)),
         (State::Online, || {
             let mut link = Link::new(None);
@@ -335,7 +376,10 @@ fn what_the_link_does_is_what_the_table_says() {
             link
         }),
     ];
-    let acts: [(Happening, Act); 7] = [
+    let acts: [(Happening, Act); 10] = [
+        (Happening::OtherServer, |link| link.other_server(None, T0, WALL, 0.5)),
+        (Happening::SameServer, Link::recognised),
+        (Happening::Accept, |link| _ = link.accept(Answer(Some(ServerId(2))))),
         (Happening::Answered, |link| _ = link.reached()),
         (Happening::Failed, |link| _ = link.failed(&lost(), T0, WALL, 0.5)),
         (Happening::Refused, |link| _ = link.failed(&auth(), T0, WALL, 0.5)),

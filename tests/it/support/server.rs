@@ -173,11 +173,21 @@ impl TestServer {
         self.runtime.block_on(running.task).unwrap();
     }
 
-    /// Forgets everything and starts empty, as a server that lost its data.
+    /// Forgets everything and starts empty, as a server that lost its data and is still the same.
     pub fn wipe(&mut self) {
         self.stop();
-        self.storage = tempfile::tempdir().unwrap();
+        let lost = std::mem::replace(&mut self.storage, tempfile::tempdir().unwrap());
+        std::fs::copy(lost.path().join("identity"), self.storage.path().join("identity")).unwrap();
         self.start();
+    }
+
+    /// Puts another server in its place, with this storage or a new one. Returns what was there.
+    pub fn replace(&mut self, storage: Option<tempfile::TempDir>) -> tempfile::TempDir {
+        self.stop();
+        let storage = storage.unwrap_or_else(|| tempfile::tempdir().unwrap());
+        let before = std::mem::replace(&mut self.storage, storage);
+        self.start();
+        before
     }
 
     /// The folder it keeps everything in.

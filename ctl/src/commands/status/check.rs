@@ -19,9 +19,13 @@ pub(super) fn mount(mount: &MountStatus) -> ExitCode {
     let needs_person =
         mount.conflicts.open > 0 || mount.uploads.attention > 0 || mount.approvals > 0;
     match mount.state {
-        S::Paused | S::Offline | S::Backoff | S::HalfOpen | S::Auth | S::ResetSuspected => {
-            ExitCode::NotFlowing
-        }
+        S::Paused
+        | S::Offline
+        | S::Backoff
+        | S::HalfOpen
+        | S::Auth
+        | S::OtherServer
+        | S::ResetSuspected => ExitCode::NotFlowing,
         _ if is_held => ExitCode::NotFlowing,
         S::Attention | S::Degraded | S::Unknown => ExitCode::Attention,
         _ if needs_person => ExitCode::Attention,

@@ -143,6 +143,15 @@ fn reason(mount: &MountStatus, view: &View) -> Option<String> {
         parts.push(units::counted(mount.retry.consecutive_failures.into(), "failure"));
     }
     match mount.state {
+        MountState::OtherServer => {
+            let found = mount.other_server.as_ref().and_then(|other| other.found.as_deref());
+            parts.push(match found {
+                Some(id) => {
+                    format!("nothing is sent; mountctl resume --server {} accepts it", safe(id))
+                }
+                None => "nothing is sent".to_owned(),
+            });
+        }
         MountState::ResetSuspected => {
             parts.push("the remote looks reset or emptied; deletes are frozen".to_owned());
         }
@@ -277,6 +286,7 @@ fn tone(state: MountState) -> Tone {
         MountState::Synced | MountState::Syncing => Tone::Good,
         MountState::Offline
         | MountState::Auth
+        | MountState::OtherServer
         | MountState::ResetSuspected
         | MountState::Attention => Tone::Bad,
         MountState::Starting
