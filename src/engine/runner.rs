@@ -3,6 +3,7 @@
 //! Everything it waits for is in one `select`; nothing is decided here. It runs on tokio, and the
 //! engine stops the process when it panics: the outbox is durable, a restart is the safest repair.
 
+mod stream;
 mod waiters;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use self::stream::start_feed;
 pub use self::waiters::Flushed;
 use self::waiters::Waiter;
 use super::approvals::{Decided, Refusal};
@@ -41,12 +43,6 @@ const ROOM_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Quiet time after which the log is moved into the database.
 const IDLE: Duration = Duration::from_secs(2);
-
-/// Events that may wait for the runner.
-pub const FEED_MAX: usize = 1024;
-
-/// Events that are taken up between two plans at most.
-const FEED_IN_A_ROW: usize = 64;
 
 /// Commands that may wait for the runner.
 pub const COMMANDS_MAX: usize = 64;
@@ -174,15 +170,6 @@ impl Runner {
             next_housekeeping: Duration::ZERO,
             next_room: Duration::ZERO,
         }
-    }
-
-    /// Goes on with another server: the stream of the old one says nothing about it.
-    fn take_to_the_other_server(&mut self) {
-        if let Some(known) = self.shared.core().capabilities {
-            self.shared.remote.set_capabilities(known);
-        }
-        self.listing = Listing::Idle;
-        self.feed = start_feed(&self.shared, &self.feed_wake);
     }
 
     /// Runs until the commands end.
@@ -450,20 +437,6 @@ impl Runner {
         }
     }
 
-    /// Takes what the feed has at once: a plan for each event would cost more than the events.
-    fn heard_in_a_row(&mut self, first: FeedItem) {
-        self.heard(first);
-        for _ in 1..FEED_IN_A_ROW {
-            if self.listing != Listing::Idle {
-                return;
-            }
-            match self.feed.try_recv() {
-                Ok(item) => self.heard(item),
-                Err(_) => return,
-            }
-        }
-    }
-
     fn heard(&mut self, item: FeedItem) {
         match item {
             FeedItem::Live(mode) => {
@@ -609,23 +582,4 @@ impl Runner {
             at,
         });
     }
-}
-
-/// Starts to follow the change stream where it was left. The stream ends when nobody hears it.
-fn start_feed(shared: &Shared, wake: &Arc<Notify>) -> mpsc::Receiver<FeedItem> {
-    let (items, feed) = mpsc::channel(FEED_MAX);
-    let (start, floor) = {
-        let core = shared.core();
-        let floor = core.link.trouble().filter(|trouble| trouble.hinted);
-        let floor = floor.map(|trouble| trouble.next_try.saturating_sub(shared.now().mono));
-        (core.cursor.clone().filter(|_| core.listed), floor)
-    };
-    let remote = Arc::clone(&shared.remote);
-    let stream = remote.feed(start, Arc::clone(wake), items);
-    tokio::spawn(async move {
-        // What the server asked the last run for holds for this one.
-        tokio::time::sleep(floor.unwrap_or_default()).await;
-        stream.await;
-    });
-    feed
 }
