@@ -328,6 +328,10 @@ mod tests {
             ..Capabilities::default()
         };
         assert_eq!(capabilities_of(wire), expected);
+        let id = "0123456789abcdef0123456789abcdef";
+        let reply = |id: &str| format!(r#"{{"capabilities":[],"serverId":"{id}"}}"#);
+        let of = |id: &str| capabilities_of(serde_json::from_str(&reply(id)).unwrap()).server;
+        assert_eq!((of(id), of("nonsense")), (id.parse().ok(), None));
         assert_eq!(capabilities_of(WireCapabilities::default()), Capabilities::default());
     }
 }
