@@ -8,7 +8,9 @@ use tokio::sync::{Notify, mpsc};
 use workspaced::{Auth, Before, Extensions, Interceptor, RequestHead};
 
 use super::super::http::HttpRemote;
-use super::super::{Cursor, EventChange, EventId, FeedItem, FeedMode, Remote as _, RemoteEvent};
+use super::super::{
+    Cursor, EventChange, EventId, FeedItem, FeedMode, Remote as _, RemoteError, RemoteEvent,
+};
 use super::support::{self, Host, path, put_entry};
 
 struct Running {
@@ -113,7 +115,10 @@ async fn another_history_is_a_reset() {
 
 #[tokio::test]
 async fn a_dead_server_is_reported_once_and_a_new_one_is_found() {
-    let host = Host::start(Extensions::all()).await;
+    // Servers that do not say who they are: only the history tells.
+    let mut nameless = Extensions::all();
+    nameless.server_id = false;
+    let host = Host::start(nameless).await;
     let remote = host.remote("/").await;
     remote.bulk(&[put_entry("/a", b"1")]).await.unwrap();
     let mut feed = Running::start(&remote, None);
@@ -129,6 +134,31 @@ async fn a_dead_server_is_reported_once_and_a_new_one_is_found() {
     assert!(lost, "{item:?}");
     assert!(matches!(feed.next().await, FeedItem::Live(_)));
     assert!(host.requests.count("GET", "/fs/ws") > 0);
+}
+
+/// Another server in the place of the one that said who it is tells the feed nothing at all, and takes
+/// nothing.
+#[tokio::test]
+async fn another_server_tells_the_feed_nothing() {
+    let host = Host::start(Extensions::all()).await;
+    let remote = host.remote("/").await;
+    remote.bulk(&[put_entry("/a", b"1")]).await.unwrap();
+    let mut feed = Running::start(&remote, None);
+    feed.next().await;
+    assert_eq!(feed.next().await, FeedItem::Live(FeedMode::WebSocket));
+    let address = host.stop().await;
+    assert!(matches!(feed.next().await, FeedItem::Down { .. }));
+    let other = Host::start_with(address, |_| {}).await;
+    while other.requests.recent().len() < 3 {
+        feed.wake.notify_one();
+        tokio::task::yield_now().await;
+    }
+    assert!(other.requests.recent().iter().all(|request| request.status == 421));
+    assert!(feed.items.try_recv().is_err(), "nothing was heard");
+    let answer = remote.capabilities().await.unwrap().server;
+    assert!(answer.is_some() && answer != remote.offered().server, "asked, it says who it is");
+    let refused = remote.bulk(&[put_entry("/b", b"2")]).await;
+    assert!(matches!(refused, Err(RemoteError::OtherServer { .. })), "{refused:?}");
 }
 
 #[tokio::test]
