@@ -6,6 +6,7 @@
 //! *Blocking:* disk.
 
 pub mod aside;
+pub mod flaw;
 pub mod open;
 pub mod unsynced;
 pub mod working;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use self::aside::Hands;
 use self::working::{Blocks, WorkingFile};
 use crate::node::{BlobId, Content, FileId, Ino};
 use crate::store::{FileSums, Store, StoreError};
@@ -30,10 +32,32 @@ use self::unsynced::Unsynced;
 /// Small contents kept in memory, so that sending what was just written reads no disk; bytes.
 const CACHE_BYTES_MAX: usize = 64 << 20;
 
+/// What becomes of working files that nothing names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    /// They go: all that could name them was read.
+    Remove,
+    /// What may have been named by something lost is set aside.
+    Keep(Timestamp),
+    /// Everything is set aside.
+    KeepAll(Timestamp),
+}
+
+/// What a sweep of the working files found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// The lengths of those that are named.
+    pub lengths: HashMap<FileId, u64>,
+    /// What nothing names, and where it is kept, unless it was removed.
+    pub left: Vec<(PathBuf, Option<PathBuf>)>,
+}
+
 /// The contents of a mount.
 #[derive(Debug)]
 pub struct Contents {
     folder: PathBuf,
+    /// Whether what is damaged or left over may be touched.
+    hands: Hands,
     store: Store,
     cache: Mutex<Cache>,
     trash: Arc<Mutex<Vec<FileId>>>,
@@ -60,17 +84,29 @@ impl Contents {
     /// # Errors
     /// When the folder cannot be made.
     pub fn open(folder: &Path, store: Store, sums: &HashMap<FileId, FileSums>) -> io::Result<Self> {
-        let blocks =
-            sums.iter().map(|(file, sums)| (*file, Arc::new(Blocks::known(sums)))).collect();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         if let Some(above) = folder.parent() {
             File::open(above)?.sync_all()?;
         }
+        let contents = Self::of(folder, store, sums, Hands::Free);
+        let before = Arc::clone(&contents.unsynced);
+        contents.store.before_sync(Box::new(move || before.sync_all()));
+        Ok(contents)
+    }
+
+    /// Uses `folder` to look at, and changes nothing in it.
+    #[must_use]
+    pub fn look_at(folder: &Path, store: Store, sums: &HashMap<FileId, FileSums>) -> Self {
+        Self::of(folder, store, sums, Hands::Tied)
+    }
+
+    fn of(folder: &Path, store: Store, sums: &HashMap<FileId, FileSums>, hands: Hands) -> Self {
+        let blocks =
+            sums.iter().map(|(file, sums)| (*file, Arc::new(Blocks::known(sums)))).collect();
         let unsynced = Arc::new(Unsynced::new(folder));
-        let before = Arc::clone(&unsynced);
-        store.before_sync(Box::new(move || before.sync_all()));
-        Ok(Self {
+        Self {
             folder: folder.to_owned(),
+            hands,
             store,
             cache: Mutex::default(),
             trash: Arc::default(),
@@ -78,21 +114,29 @@ impl Contents {
             blocks: Mutex::new(blocks),
             unscanned: Mutex::default(),
             open: OpenFiles::default(),
-        })
+        }
     }
 
-    /// Removes working files that nothing refers to: leftovers of the last run. With `keep` they are
-    /// set aside, because what referred to them may be lost. Returns the lengths of the others.
+    /// Whether what is found may be touched.
+    #[must_use]
+    pub fn hands(&self) -> Hands {
+        self.hands
+    }
+
+    /// Removes working files that nothing refers to, leftovers of the last run, or sets them aside.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn sweep(
-        &self,
-        used: &BTreeSet<FileId>,
-        keep: Option<Timestamp>,
-    ) -> io::Result<HashMap<FileId, u64>> {
-        let mut lengths = HashMap::new();
-        for entry in std::fs::read_dir(&self.folder)? {
+    pub fn sweep(&self, used: &BTreeSet<FileId>, leftovers: Leftovers) -> io::Result<Swept> {
+        let mut swept = Swept::default();
+        let entries = match std::fs::read_dir(&self.folder) {
+            // Only where it was not to be made either.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.hands == Hands::Tied => {
+                return Ok(swept);
+            }
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.parse().ok()).map(FileId);
@@ -101,22 +145,41 @@ impl Contents {
             match id.filter(|id| is_ours && used.contains(id)) {
                 Some(id) => {
                     // After a crash its newest bytes may be with the kernel only.
-                    let file = File::open(entry.path())?;
-                    file.sync_data()?;
-                    lengths.insert(id, file.metadata()?.len());
+                    match File::open(entry.path()) {
+                        Ok(file) => {
+                            if self.hands == Hands::Free {
+                                file.sync_data()?;
+                            }
+                            swept.lengths.insert(id, file.metadata()?.len());
+                        }
+                        // It is found unreadable when it is looked at.
+                        Err(_) => drop(swept.lengths.insert(id, entry.metadata()?.len())),
+                    }
                 }
                 None if aside::is_set_aside(&name.to_string_lossy()) => {}
-                None if id.is_some() && keep.is_some() => {
-                    aside::set_aside(&entry.path(), keep.unwrap_or_default())?;
-                }
                 None => {
-                    failpoint!("start.sweep");
-                    std::fs::remove_file(entry.path())?;
+                    let path = entry.path();
+                    let kept = match leftovers {
+                        Leftovers::KeepAll(at) => aside::set_aside(&path, at, self.hands)?,
+                        Leftovers::Keep(at) if id.is_some() => {
+                            aside::set_aside(&path, at, self.hands)?
+                        }
+                        Leftovers::Keep(_) | Leftovers::Remove => {
+                            failpoint!("start.sweep");
+                            if self.hands == Hands::Free {
+                                std::fs::remove_file(&path)?;
+                            }
+                            None
+                        }
+                    };
+                    swept.left.push((path, kept));
                 }
             }
         }
-        self.unsynced.sync_folder()?;
-        Ok(lengths)
+        if self.hands == Hands::Free {
+            self.unsynced.sync_folder()?;
+        }
+        Ok(swept)
     }
 
     /// The small content `id`.
@@ -124,7 +187,7 @@ impl Contents {
     /// # Errors
     /// When it cannot be read or is not there.
     pub fn blob(&self, id: BlobId) -> Result<Bytes, StoreError> {
-        let cached = self.cache().blobs.get(&id).cloned();
+        let cached = self.cached_blob(id);
         if let Some(bytes) = cached {
             return Ok(bytes);
         }
@@ -193,11 +256,13 @@ impl Contents {
     pub fn set_aside(&self, content: Content, at: Timestamp) -> io::Result<Option<PathBuf>> {
         match content {
             Content::Empty | Content::Remote | Content::Damaged => Ok(None),
-            Content::File(file) => aside::set_aside(&self.file_path(file), at),
+            Content::File(file) => aside::set_aside(&self.file_path(file), at, self.hands),
             Content::Blob(blob) => match self.store.blob_as_it_lies(blob) {
                 Ok(Some((bytes, _))) => {
-                    let path = self.folder.join(format!("blob-{}", blob.0));
-                    let path = aside::aside_path(&path, at);
+                    let path = aside::aside_path(&self.blob_path(blob), at);
+                    if self.hands == Hands::Tied {
+                        return Ok(Some(path));
+                    }
                     let mut options = OpenOptions::new();
                     options.write(true).create_new(true).mode(0o600);
                     let mut file = options.open(&path)?;
@@ -209,6 +274,34 @@ impl Contents {
                 Err(error) => Err(io::Error::other(error)),
             },
         }
+    }
+
+    /// What was set aside of a content before, the newest.
+    #[must_use]
+    pub fn kept_of(&self, content: Content) -> Option<PathBuf> {
+        match content {
+            Content::Empty | Content::Remote | Content::Damaged => None,
+            Content::File(file) => aside::kept_of(&self.file_path(file)),
+            Content::Blob(blob) => aside::kept_of(&self.blob_path(blob)),
+        }
+    }
+
+    fn blob_path(&self, blob: BlobId) -> PathBuf {
+        self.folder.join(format!("blob-{}", blob.0))
+    }
+
+    /// A small content as it lies in the database, and whether that is as it was written.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn blob_at_rest(&self, id: BlobId) -> Result<Option<(Bytes, bool)>, StoreError> {
+        self.store.blob_as_it_lies(id)
+    }
+
+    /// A small content that is still in memory.
+    #[must_use]
+    pub fn cached_blob(&self, id: BlobId) -> Option<Bytes> {
+        self.cache().blobs.get(&id).cloned()
     }
 
     /// What is known of the bytes of the working file `id`.

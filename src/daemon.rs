@@ -283,7 +283,9 @@ fn build(
     let damaged = loaded.damaged.clone();
     let (mut core, mut changes) = Core::new(loaded, settings, now, rand::random());
     changes.rows.extend(damaged.into_iter().map(|row| Row::Discard(Box::new(row))));
-    recover::sweep(&mut core, &contents, lost, &blobs, now, &mut changes)
+    let copies = config.state_dir.join("conflicts");
+    let look = recover::Sweep { lost, blobs: &blobs, copies: &copies, keep_all: false };
+    recover::sweep(&mut core, &contents, &look, now, &mut changes)
         .map_err(|error| failure(format!("{}: {error}", config.files_dir.display())))?;
     let mut meta = identity(config).to_vec();
     meta.extend([
@@ -298,9 +300,8 @@ fn build(
     if let Some(capabilities) = core.capabilities {
         remote.set_capabilities(capabilities);
     }
-    let conflicts = config.state_dir.join("conflicts");
-    make_private(&conflicts)?;
-    Ok(Arc::new(Shared::new(core, store, contents, remote, Arc::clone(clock), conflicts)))
+    make_private(&copies)?;
+    Ok(Arc::new(Shared::new(core, store, contents, remote, Arc::clone(clock), copies)))
 }
 
 /// Who works here, for the labels of conflicts.

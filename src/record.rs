@@ -238,6 +238,8 @@ pub struct ConflictRow {
     pub ours: Option<(u64, Digest)>,
     /// Size and digest of theirs, `None` when unknown.
     pub theirs: Option<(u64, Digest)>,
+    /// Size and digest of the base in the copy, `None` when there is none.
+    pub base: Option<(u64, Digest)>,
     /// Folder name of the copy below `conflicts/`; empty when there is none.
     pub folder: String,
     /// Who wrote ours: the user and host of this daemon.
@@ -274,6 +276,8 @@ pub enum How {
     Both,
     /// A merge of both, or what a person made of them.
     Merged,
+    /// What the next attempt decided: the one that made the copy was cut off.
+    Anew,
 }
 
 impl How {
@@ -285,13 +289,14 @@ impl How {
             Self::Theirs => "theirs",
             Self::Both => "both",
             Self::Merged => "merged",
+            Self::Anew => "anew",
         }
     }
 
     /// Takes back what [`How::word`] gave.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Ours, Self::Theirs, Self::Both, Self::Merged]
+        [Self::Ours, Self::Theirs, Self::Both, Self::Merged, Self::Anew]
             .into_iter()
             .find(|how| how.word() == word)
     }

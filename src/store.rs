@@ -144,6 +144,21 @@ impl Store {
         self.check_pages()
     }
 
+    /// Looks through all pages and all rows but small contents as they lie on the disk now, beside
+    /// whoever uses them. Returns the rows that are not as they were written. *Blocking:* disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when the pages are, anything else when they cannot be read.
+    pub fn inspect(&self) -> Result<Vec<DamagedRow>, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if found != "ok" {
+            return Err(StoreError::Damaged(found));
+        }
+        load::damaged(&connection)
+    }
+
     /// Looks through all pages of the database. *Blocking:* disk.
     ///
     /// # Errors

@@ -23,7 +23,8 @@ pub use calls::{
 };
 pub use conflicts::{
     ConflictDetail, ConflictDiff, ConflictList, ConflictNow, ConflictRecord, ConflictResolution,
-    ConflictsQuery, Ours, ResolveReply, ResolveRequest, ResolveResult, ResolveWith, Theirs,
+    ConflictsQuery, CopyFlaw, Ours, ResolveReply, ResolveRequest, ResolveResult, ResolveWith,
+    Theirs,
 };
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Meta};
 pub use exit::ExitCode;

@@ -14,8 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mountctl::api::{
     ConflictDetail, ConflictDiff, ConflictList, ConflictNow, ConflictRecord, ConflictResolution,
-    ConflictsQuery, ErrorBody, ErrorCode, Ours, ResolveReply, ResolveRequest, ResolveResult,
-    ResolveWith, Theirs, route, schema,
+    ConflictsQuery, CopyFlaw, ErrorBody, ErrorCode, Ours, ResolveReply, ResolveRequest,
+    ResolveResult, ResolveWith, Theirs, route, schema,
 };
 use mountctl::glob::Glob;
 
@@ -125,7 +125,10 @@ impl Control {
         let all = &self.facts.conflicts_folder;
         let files = ConflictFiles::of(all, &row);
         let has_copy = !row.folder.is_empty();
-        let merge = if has_copy && row.kind == "edit" {
+        let flaws = tokio::task::block_in_place(|| ConflictFiles::flaws(&row, all));
+        let merge = if let Some((name, _)) = flaws.first() {
+            format!("`{name}` is damaged")
+        } else if has_copy && row.kind == "edit" {
             match tokio::task::block_in_place(|| files.merge()) {
                 Ok(Ok(Merge::Clean(_))) => "clean".to_owned(),
                 Ok(Ok(Merge::Overlap(_))) => "overlap".to_owned(),
@@ -144,6 +147,14 @@ impl Control {
             base_size: files.base_size().filter(|_| has_copy),
             conflict: record(&row, all),
             merge,
+            damaged: flaws
+                .into_iter()
+                .map(|(name, flaw)| CopyFlaw {
+                    file: name.to_owned(),
+                    kind: flaw.kind.word().to_owned(),
+                    why: flaw.why,
+                })
+                .collect(),
         })
     }
 
@@ -295,6 +306,9 @@ fn explained(error: &ResolveError, id: &str) -> ErrorBody {
             error.retryable = true;
             error
         }
+        ResolveError::Damaged(..) => refused(message).suggest(
+            "look at what is left in the copy, then resolve it with --theirs or --merged FILE",
+        ),
         ResolveError::Local(_) => refused(message),
         ResolveError::Disk(_) | ResolveError::Store(_) => {
             ErrorBody::new(ErrorCode::Internal, message)

@@ -2,22 +2,24 @@
 //! saved where it is damaged; has `engine::sweep` decide over what does not fit together, and carries
 //! it out. Nothing damaged is removed; it is set aside as `NAME.corrupt.<UTC time>`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use mountctl::api::ExitCode;
 
 use super::reports::{failure, store_report};
 use crate::config::Config;
-use crate::content::Contents;
 use crate::content::aside::aside_path;
+use crate::content::flaw::Flaw;
 use crate::content::working::scan;
+use crate::content::{Contents, Leftovers};
 use crate::digest::Digest;
-use crate::engine::{Changes, Core, Now};
+use crate::engine::check::{Finding, Object, Outcome, Wrong};
+use crate::engine::{Changes, Core, Now, left_copies};
 use crate::node::{BlobId, Content, FileId, Ino};
 use crate::report::Report;
 use crate::store::{Loaded, Opened, Row, Store};
@@ -29,6 +31,8 @@ pub(super) struct Lost {
     names: bool,
     /// Records.
     records: bool,
+    /// What lists conflict copies.
+    copies: bool,
 }
 
 /// Opens the database; says on standard error what was found wrong with it.
@@ -98,56 +102,125 @@ impl Lost {
         Self {
             names: rebuilt || hit(&["nodes", "meta", "recheck"]),
             records: rebuilt || hit(&["outbox"]),
+            copies: rebuilt || hit(&["conflicts"]),
         }
     }
 
     fn anything(self) -> bool {
-        self.names || self.records
+        self.names || self.records || self.copies
     }
 }
 
-/// Has the core and what lies on the disk fit together.
+/// What a look at the last run's leavings needs to know.
+#[derive(Debug)]
+pub(super) struct Sweep<'a> {
+    /// What of the database was lost.
+    pub(super) lost: Lost,
+    /// The small contents that it holds.
+    pub(super) blobs: &'a HashSet<BlobId>,
+    /// The folder of the conflict copies.
+    pub(super) copies: &'a Path,
+    /// Nothing is removed, not even what a usual start removes.
+    pub(super) keep_all: bool,
+}
+
+/// Has the core and what lies on the disk fit together. Says what did not.
 pub(super) fn sweep(
     core: &mut Core,
     contents: &Contents,
-    lost: Lost,
-    blobs: &HashSet<BlobId>,
+    look: &Sweep<'_>,
     now: Now,
     changes: &mut Changes,
-) -> io::Result<()> {
-    let lost = Lost { names: lost.names || !core.lost.is_empty(), ..lost };
+) -> io::Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    let lost = Lost { names: look.lost.names || !core.lost.is_empty(), ..look.lost };
     let nodes = std::mem::take(&mut core.lost);
-    core.bring_home(nodes, now, changes);
-    core.remake_nodes(blobs, now, changes);
+    let home = core.bring_home(nodes, now, changes);
+    let made = core.remake_nodes(look.blobs, now, changes);
+    found.extend(taken_up(home, "names without their folder"));
+    found.extend(taken_up(made, "records without their file"));
     if lost.anything() {
         core.list_anew(changes);
+        core.sweep_blobs(look.blobs, changes);
     }
-    let at = lost.anything().then_some(now.wall);
-    if let Some(at) = at {
-        core.sweep_blobs(blobs, changes);
-        keep_blobs(contents, changes, at)?;
+    if lost.anything() || look.keep_all {
+        keep_blobs(contents, changes, now.wall, &mut found)?;
     }
-    let lengths = contents.sweep(&core.working_files(), at)?;
+    let leftovers = match (look.keep_all, lost.anything()) {
+        (true, _) => Leftovers::KeepAll(now.wall),
+        (false, true) => Leftovers::Keep(now.wall),
+        (false, false) => Leftovers::Remove,
+    };
+    let swept = contents.sweep(&core.working_files(), leftovers)?;
+    found.extend(swept.left.into_iter().map(|(path, kept)| unnamed_file(&path, kept)));
+    let manner = left_copies::Manner {
+        lost: lost.anything(),
+        keep_all: look.keep_all,
+        hands: contents.hands(),
+    };
+    let copies = left_copies::sweep(look.copies, core, manner, now, changes)?;
+    found.extend(copies.into_iter().map(Finding::from));
     failpoint!("start.swept");
-    for ino in core.missing_blobs(blobs) {
-        core.content_damaged(ino, "it is missing", "there is nothing left of it", now, changes);
+    for ino in core.missing_blobs(look.blobs) {
+        damaged(core, contents, ino, &Flaw::missing(), now, changes, &mut found)?;
     }
-    check_files(core, contents, &lengths, now, changes)?;
-    core.take_lengths(&lengths, changes);
+    check_files(core, contents, &swept.lengths, now, changes, &mut found)?;
+    core.take_lengths(&swept.lengths, changes);
     if lost.records {
-        for (ino, content) in core.unsure() {
-            let digest = digest_of(contents, content);
-            core.record_unsure(ino, digest, now, changes);
-        }
+        let unsure = core.unsure();
+        let again = unsure.into_iter().filter(|(ino, content)| {
+            let digest = digest_of(contents, *content);
+            core.record_unsure(*ino, digest, now, changes)
+        });
+        let again = again.count();
+        found.extend(taken_up(again, "files whose records were lost"));
     }
-    Ok(())
+    Ok(found)
+}
+
+fn taken_up(count: usize, what: &str) -> Option<Finding> {
+    (count > 0).then(|| Finding {
+        object: Object::Row,
+        wrong: Wrong::Lost,
+        path: None,
+        name: format!("{count} {what}"),
+        why: "rows were lost".to_owned(),
+        outcome: Outcome::TakenUp,
+        kept: None,
+    })
+}
+
+fn unnamed_file(path: &Path, kept: Option<PathBuf>) -> Finding {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Finding {
+        object: Object::WorkingFile,
+        wrong: Wrong::Unnamed,
+        path: None,
+        name: format!("files/{name}"),
+        why: "nothing names it".to_owned(),
+        outcome: if kept.is_some() { Outcome::SetAside } else { Outcome::Removed },
+        kept,
+    }
 }
 
 /// Small contents that nothing names any more may be what a lost row named: they are kept.
-fn keep_blobs(contents: &Contents, changes: &Changes, at: Timestamp) -> io::Result<()> {
+fn keep_blobs(
+    contents: &Contents,
+    changes: &Changes,
+    at: Timestamp,
+    found: &mut Vec<Finding>,
+) -> io::Result<()> {
     for row in &changes.rows {
         if let Row::DeleteBlob(blob) = row {
-            contents.set_aside(Content::Blob(*blob), at)?;
+            found.push(Finding {
+                object: Object::Content,
+                wrong: Wrong::Unnamed,
+                path: None,
+                name: format!("content {}", blob.0),
+                why: "nothing names it".to_owned(),
+                outcome: Outcome::SetAside,
+                kept: contents.set_aside(Content::Blob(*blob), at)?,
+            });
         }
     }
     Ok(())
@@ -157,9 +230,10 @@ fn keep_blobs(contents: &Contents, changes: &Changes, at: Timestamp) -> io::Resu
 fn check_files(
     core: &mut Core,
     contents: &Contents,
-    lengths: &std::collections::HashMap<FileId, u64>,
+    lengths: &HashMap<FileId, u64>,
     now: Now,
     changes: &mut Changes,
+    found: &mut Vec<Finding>,
 ) -> io::Result<()> {
     let named: BTreeMap<Ino, FileId> = core
         .tree
@@ -171,27 +245,40 @@ fn check_files(
         .collect();
     for (ino, file) in named {
         let blocks = contents.blocks(file);
-        let length = lengths.get(&file).copied();
-        match length {
-            Some(length) if blocks.is_complete(length) => {}
-            Some(length) if !blocks.is_of_another_length(length) => contents.note_unscanned(ino),
-            Some(_) => {
-                let kept = contents.set_aside(Content::File(file), now.wall)?;
-                let kept = kept.map(|path| format!("they are kept in {}", path.display()));
-                let kept = kept.unwrap_or_default();
-                core.content_damaged(ino, "the file has another length", &kept, now, changes);
+        let flaw = match lengths.get(&file).copied() {
+            Some(length) if blocks.is_complete(length) => continue,
+            Some(length) if !blocks.is_of_another_length(length) => {
+                contents.note_unscanned(ino);
+                continue;
             }
-            None => {
-                core.content_damaged(
-                    ino,
-                    "it is missing",
-                    "there is nothing left of it",
-                    now,
-                    changes,
-                );
-            }
-        }
+            Some(_) => Flaw::mismatched("the file has another length"),
+            None => Flaw::missing(),
+        };
+        damaged(core, contents, ino, &flaw, now, changes, found)?;
     }
+    Ok(())
+}
+
+/// Sets a node's content aside, decides what becomes of the node, and says so.
+pub(super) fn damaged(
+    core: &mut Core,
+    contents: &Contents,
+    ino: Ino,
+    flaw: &Flaw,
+    now: Now,
+    changes: &mut Changes,
+    found: &mut Vec<Finding>,
+) -> io::Result<()> {
+    let Some(held) = core.held_of(ino) else { return Ok(()) };
+    let kept = contents.set_aside(held.content, now.wall)?;
+    // A repair that was cut off may have set it aside before.
+    let kept = kept.or_else(|| contents.kept_of(held.content));
+    let words = match &kept {
+        Some(path) => format!("they are kept in {}", path.display()),
+        None => "there is nothing left of them".to_owned(),
+    };
+    let recourse = core.content_damaged(ino, &flaw.why, &words, now, changes);
+    found.push(held.finding(flaw, &recourse, kept));
     Ok(())
 }
 

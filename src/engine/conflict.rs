@@ -2,8 +2,8 @@
 //!
 //! A conflict copy is complete and synced before anything takes the name; then one step puts the
 //! outcome into tree, outbox and the list of conflicts. A crash before that step leaves the record
-//! in the outbox and a folder that nothing lists, and the next attempt writes another copy; a crash
-//! after it leaves the outcome. What the outcome is, is a matter of the policy for the path.
+//! in the outbox and a folder that nothing lists (`left_copies`), and the next attempt writes another
+//! copy; a crash after it leaves the outcome. What the outcome is, is a matter of the policy for the path.
 
 use std::fs::{self, File};
 use std::io;
@@ -161,6 +161,8 @@ impl Shared {
             let settlement = self.settlement(record, &ours, base.as_ref(), &theirs, folder)?;
             let how = settlement.how();
             let mut conflict = self.conflict_of(record, measured, &theirs, id, folder, at);
+            conflict.theirs = Some(Source::File(remote.clone()).measure()?);
+            conflict.base = base.as_ref().map(|base| (base.len() as u64, Digest::of(base)));
             conflict.resolution = how.map(|how| Resolution { how, automatic: true, at });
             folder.complete(&conflict)?;
             failpoint!("conflict.synced");
@@ -257,6 +259,7 @@ impl Shared {
             ours: Some(ours),
             theirs: theirs_of(theirs),
             folder: folder.name.clone(),
+            base: None,
             ours_by: core.settings.who.clone(),
             ours_at: node.map(|node| node.mtime),
             theirs_at: theirs.edited_at,

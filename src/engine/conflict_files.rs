@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::copies::Source;
+use super::copies::{self, Source};
 use super::core::Core;
 use super::merge::{Merge, Refusal, three_way, unified};
 use super::shared::{Notice, NoticeKind, Shared};
+use crate::content::flaw::Flaw;
+use crate::digest::Digest;
 use crate::record::ConflictRow;
 use crate::store::Row;
 
@@ -67,6 +69,30 @@ impl ConflictFiles {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What of the copy is not as it was written: the name of the file, and what is wrong with it.
+    #[must_use]
+    pub fn flaws(conflict: &ConflictRow, all: &Path) -> Vec<(&'static str, Flaw)> {
+        if conflict.folder.is_empty() {
+            return Vec::new();
+        }
+        let files = Self::of(all, conflict);
+        let sides: [(&str, Option<(u64, Digest)>); 3] =
+            [("local", conflict.ours), ("remote", conflict.theirs), ("base", conflict.base)];
+        let known = sides.into_iter().filter_map(|(name, known)| Some((name, known?)));
+        known.filter_map(|(name, known)| Some((name, files.flaw(name, known)?))).collect()
+    }
+
+    fn flaw(&self, name: &str, known: (u64, Digest)) -> Option<Flaw> {
+        match Source::File(self.folder.join(name)).measure() {
+            Ok((_, digest)) if digest == known.1 => None,
+            Ok((size, _)) if size != known.0 => {
+                Some(Flaw::mismatched(format!("it has {size} bytes, not {}", known.0)))
+            }
+            Ok(_) => Some(Flaw::mismatched("its checksum does not match")),
+            Err(error) => Some(error.into()),
         }
     }
 
@@ -135,7 +161,7 @@ impl Shared {
             if !conflict.folder.is_empty() {
                 let folder = ConflictFiles::of(&self.conflicts_folder, &conflict).folder;
                 // The folder first: a crash in between leaves a row that is looked at again.
-                if let Err(error) = fs::remove_dir_all(&folder)
+                if let Err(error) = copies::remove(&folder)
                     && error.kind() != io::ErrorKind::NotFound
                 {
                     tracing::warn!(copy = %folder.display(), %error, "old conflict copy not removed");
@@ -182,6 +208,7 @@ mod tests {
             theirs_revision: None,
             ours: None,
             theirs: None,
+            base: None,
             folder: String::new(),
             ours_by: None,
             ours_at: None,

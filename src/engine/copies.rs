@@ -17,33 +17,50 @@ use super::merge::TEXT_MAX;
 use super::shared::Shared;
 use crate::digest::{Digest, Hasher};
 use crate::node::{BlobId, Content, FileId};
-use crate::record::ConflictRow;
+use crate::path::WsPath;
+use crate::record::{ConflictRow, How, Resolution};
 use crate::store::Row;
 
 /// The longest name of an entry; bytes.
 const NAME_MAX: usize = 255;
 
+/// The file that is written last: a copy without it is not complete.
+const META: &str = "meta.json";
+
 /// What `meta.json` says.
-#[derive(Debug, serde::Serialize)]
-struct Meta<'a> {
-    id: &'a str,
-    path: &'a str,
-    kind: &'a str,
-    at: String,
-    base_revision: Option<&'a str>,
-    resolution: Option<&'a str>,
-    local: Side<'a>,
-    remote: Side<'a>,
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Meta {
+    id: String,
+    path: String,
+    kind: String,
+    at: Timestamp,
+    base_revision: Option<String>,
+    resolution: Option<String>,
+    local: Side,
+    remote: Side,
+    #[serde(default)]
+    base: Side,
 }
 
 /// One side in `meta.json`.
-#[derive(Debug, serde::Serialize)]
-struct Side<'a> {
-    by: Option<&'a str>,
-    revision: Option<&'a str>,
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Side {
+    by: Option<String>,
+    revision: Option<String>,
     size: Option<u64>,
     sha256: Option<String>,
-    modified_at: Option<String>,
+    modified_at: Option<Timestamp>,
+}
+
+impl Side {
+    fn of(measured: Option<(u64, Digest)>) -> Self {
+        let size = measured.map(|(size, _)| size);
+        Self { size, sha256: measured.map(|(_, digest)| digest.to_string()), ..Self::default() }
+    }
+
+    fn measured(&self) -> Option<(u64, Digest)> {
+        self.size.zip(self.sha256.as_deref().and_then(Digest::parse))
+    }
 }
 
 /// The folder of a copy.
@@ -70,7 +87,7 @@ impl CopyFolder {
 
     /// Writes `meta.json` and makes the whole copy durable.
     pub(super) fn complete(&self, conflict: &ConflictRow) -> io::Result<()> {
-        write_synced(&self.file("meta.json"), &meta(conflict)?)?;
+        write_synced(&self.file(META), &meta(conflict)?)?;
         failpoint!("conflict.meta");
         File::open(&self.path)?.sync_all()?;
         let all = self.path.parent().ok_or_else(|| io::Error::other("copy without a folder"))?;
@@ -79,10 +96,19 @@ impl CopyFolder {
 
     /// Removes what was written, because nothing names it.
     pub(super) fn discard(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = remove(&self.path) {
             tracing::warn!(copy = %self.path.display(), %error, "unfinished copy not removed");
         }
     }
+}
+
+/// Removes a copy so that an interruption leaves it incomplete.
+pub(super) fn remove(copy: &Path) -> io::Result<()> {
+    match fs::remove_file(copy.join(META)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::remove_dir_all(copy)
 }
 
 /// Bytes that exist, wherever they are.
@@ -101,7 +127,7 @@ impl Source {
         Ok(copied)
     }
 
-    fn copy_into(&self, mut target: &File) -> io::Result<(u64, Digest)> {
+    fn copy_into(&self, mut target: impl io::Write) -> io::Result<(u64, Digest)> {
         let mut from = match self {
             Self::Bytes(bytes) => {
                 target.write_all(bytes)?;
@@ -121,6 +147,11 @@ impl Source {
             target.write_all(&buffer[..n])?;
             size += n as u64;
         }
+    }
+
+    /// Size and digest.
+    pub(super) fn measure(&self) -> io::Result<(u64, Digest)> {
+        self.copy_into(io::sink())
     }
 
     /// The bytes, when they are few enough to be a text; else one more than that.
@@ -183,7 +214,7 @@ impl Shared {
         }
         let id = FileId(self.step(|core, _, changes| core.take_id(&mut changes.rows)));
         let file = self.contents.create_file(id)?;
-        let (size, _) = source.copy_into(file.file())?;
+        let (size, _) = source.copy_into(&**file.file())?;
         self.contents.unsynced.sync_file(file.file())?;
         Ok(NewContent::Large(id, size))
     }
@@ -224,28 +255,53 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn meta(conflict: &ConflictRow) -> io::Result<Vec<u8>> {
     let resolution = conflict.resolution.as_ref();
     let meta = Meta {
-        id: &conflict.id,
-        path: conflict.path.as_str(),
-        kind: &conflict.kind,
-        at: conflict.at.to_string(),
-        base_revision: conflict.base_revision.as_deref(),
-        resolution: resolution.map(|resolution| resolution.how.word()),
+        id: conflict.id.clone(),
+        path: conflict.path.as_str().to_owned(),
+        kind: conflict.kind.clone(),
+        at: conflict.at,
+        base_revision: conflict.base_revision.clone(),
+        resolution: resolution.map(|resolution| resolution.how.word().to_owned()),
         local: Side {
-            by: conflict.ours_by.as_deref(),
-            revision: None,
-            size: conflict.ours.map(|side| side.0),
-            sha256: conflict.ours.map(|side| side.1.to_string()),
-            modified_at: conflict.ours_at.map(|at| at.to_string()),
+            by: conflict.ours_by.clone(),
+            modified_at: conflict.ours_at,
+            ..Side::of(conflict.ours)
         },
         remote: Side {
-            by: None,
-            revision: conflict.theirs_revision.as_deref(),
-            size: conflict.theirs.map(|side| side.0),
-            sha256: conflict.theirs.map(|side| side.1.to_string()),
-            modified_at: conflict.theirs_at.map(|at| at.to_string()),
+            revision: conflict.theirs_revision.clone(),
+            modified_at: conflict.theirs_at,
+            ..Side::of(conflict.theirs)
         },
+        base: Side::of(conflict.base),
     };
     serde_json::to_vec_pretty(&meta).map_err(io::Error::other)
+}
+
+/// The conflict that a complete copy was made for, as its `meta.json` has it; `None` where that
+/// says nothing of use.
+pub(super) fn conflict_of(copy: &Path) -> io::Result<Option<ConflictRow>> {
+    let meta = fs::read(copy.join(META))?;
+    let Ok(meta) = serde_json::from_slice::<Meta>(&meta) else { return Ok(None) };
+    let (Ok(path), Some(folder)) = (WsPath::parse(&meta.path), copy.file_name()) else {
+        return Ok(None);
+    };
+    let how = meta.resolution.as_deref().and_then(How::from_word);
+    Ok(Some(ConflictRow {
+        ours: meta.local.measured(),
+        theirs: meta.remote.measured(),
+        base: meta.base.measured(),
+        id: meta.id,
+        path,
+        at: meta.at,
+        kind: meta.kind,
+        base_revision: meta.base_revision,
+        theirs_revision: meta.remote.revision,
+        folder: folder.to_string_lossy().into_owned(),
+        ours_by: meta.local.by,
+        ours_at: meta.local.modified_at,
+        theirs_at: meta.remote.modified_at,
+        sibling: None,
+        resolution: how.map(|how| Resolution { how, automatic: true, at: meta.at }),
+    }))
 }
 
 #[cfg(test)]

@@ -83,6 +83,9 @@ pub enum ResolveError {
     /// The name cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
+    /// What would be used of the copy is not as it was written.
+    #[error("`{0}` in the conflict copy is damaged: {1}")]
+    Damaged(&'static str, String),
     /// The copy, or the local disk.
     #[error("local disk: {0}")]
     Disk(#[from] io::Error),
@@ -136,6 +139,7 @@ impl Shared {
         let theirs = conflict.theirs.map(|side| side.1);
         let has_bytes = !conflict.folder.is_empty();
         let files = ConflictFiles::of(&self.conflicts_folder, &conflict);
+        tokio::task::block_in_place(|| self.check_copy(&conflict, choice))?;
         let (how, changes) = match choice {
             Choice::Theirs => {
                 let mark = |_: &mut Core, _: Now, _: &mut Changes| Ok(());
@@ -179,6 +183,20 @@ impl Shared {
             });
         }
         Ok(Resolved { path: conflict.path, how, changes })
+    }
+
+    /// Refuses where the bytes that a choice needs are not those that were kept.
+    fn check_copy(&self, conflict: &ConflictRow, choice: &Choice) -> Result<(), ResolveError> {
+        let needed: &[&str] = match choice {
+            Choice::Ours | Choice::Both => &["local"],
+            Choice::Merge => &["local", "base"],
+            Choice::Theirs | Choice::Merged(_) => return Ok(()),
+        };
+        let flaws = ConflictFiles::flaws(conflict, &self.conflicts_folder);
+        match flaws.into_iter().find(|(name, _)| needed.contains(name)) {
+            Some((name, flaw)) => Err(ResolveError::Damaged(name, flaw.why)),
+            None => Ok(()),
+        }
     }
 
     /// Takes the step that ends a conflict and waits until it is committed. *Blocking:* disk.

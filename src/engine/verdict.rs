@@ -122,6 +122,7 @@ impl Core {
                 theirs_revision: file.revision.as_ref().map(ToString::to_string),
                 ours: None,
                 theirs: theirs_of(file),
+                base: None,
                 folder: String::new(),
                 ours_by: self.settings.who.clone(),
                 ours_at: Some(record.recorded_at),

@@ -9,6 +9,7 @@ use rusqlite::{Connection, Row as SqlRow};
 use super::StoreError;
 use super::damage::DamagedRow;
 use super::rows::FileSums;
+use super::schema;
 use super::table::Check;
 use crate::checksum::Checksum;
 use crate::digest::Digest;
@@ -88,6 +89,15 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
         }
     }
     Ok(loaded)
+}
+
+/// The rows of all tables but that of small contents that are not as they were written.
+pub(super) fn damaged(connection: &Connection) -> Result<Vec<DamagedRow>, StoreError> {
+    let mut damaged = Vec::new();
+    for table in schema::TABLES.iter().filter(|table| table.name != "blobs") {
+        read(connection, table.name, "", |_| Ok(Some(())), &mut damaged)?;
+    }
+    Ok(damaged)
 }
 
 /// Reads the rows of a table, sets aside those that are not as they were written and those that
@@ -286,6 +296,7 @@ fn conflict(row: &SqlRow<'_>) -> rusqlite::Result<Option<ConflictRow>> {
         theirs_revision: row.get("theirs_revision")?,
         ours: id(row, "ours_size")?.zip(digest(row, "ours_digest")?),
         theirs: id(row, "theirs_size")?.zip(digest(row, "theirs_digest")?),
+        base: id(row, "base_size")?.zip(digest(row, "base_digest")?),
         folder: row.get("folder")?,
         ours_by: row.get("ours_by")?,
         ours_at: time(row, "ours_at")?,

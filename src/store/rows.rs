@@ -91,6 +91,8 @@ static CONFLICTS: Table = Table::new(
         "resolution",
         "automatic",
         "resolved_at",
+        "base_size",
+        "base_digest",
     ],
 );
 static REMOVALS: Table = Table::new("removals", &["path"]);
@@ -361,6 +363,8 @@ fn put_conflict(connection: &Connection, conflict: &ConflictRow) -> rusqlite::Re
             resolution.map(|resolution| resolution.how.word()),
             resolution.is_some_and(|resolution| resolution.automatic),
             resolution.map(|resolution| sql_time(resolution.at)),
+            size(&conflict.base),
+            digest(&conflict.base),
         ],
     )
 }

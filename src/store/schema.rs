@@ -66,6 +66,11 @@ ALTER TABLE conflicts ADD COLUMN resolution TEXT;
 ALTER TABLE conflicts ADD COLUMN automatic INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE conflicts ADD COLUMN resolved_at INTEGER;
 ",
+    // What the base in a conflict copy is, so that it can be told from a damaged one.
+    "
+ALTER TABLE conflicts ADD COLUMN base_size INTEGER;
+ALTER TABLE conflicts ADD COLUMN base_digest BLOB;
+",
 ];
 
 /// A table and the column by which its rows are found.

@@ -262,6 +262,7 @@ fn conflicts_open_and_resolved_are_read_back() {
         theirs_revision: None,
         ours: Some((3, Digest::of(b"our"))),
         theirs: None,
+        base: Some((4, Digest::of(b"base"))),
         folder: format!("{id}.conflict"),
         ours_by: Some("me@here".to_owned()),
         ours_at: Some(at(5)),

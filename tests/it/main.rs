@@ -15,6 +15,7 @@
 )]
 
 mod batching;
+mod conflict_copies;
 mod conflict_workflow;
 mod conflicts;
 mod control;

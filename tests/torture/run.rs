@@ -434,6 +434,12 @@ fn left_over(mount: &Mount) -> Vec<String> {
             left.push(format!("{:?}: nobody names the working file {name}", mount.side));
         }
     }
+    let copies = column("SELECT folder FROM conflicts");
+    for name in names(&state.join("conflicts")) {
+        if !copies.contains(&name) && !name.contains(".corrupt.") {
+            left.push(format!("{:?}: nobody lists the conflict copy {name}", mount.side));
+        }
+    }
     left
 }
 

@@ -54,7 +54,8 @@ pub struct ConflictRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConflictResolution {
-    /// What took the name: `ours`, `theirs`, `both`, `merged`.
+    /// What took the name: `ours`, `theirs`, `both`, `merged`; `anew` where the attempt that made the
+    /// copy was cut off and the next one decided.
     pub how: String,
     /// By a rule, not by a person.
     pub automatic: bool,
@@ -107,6 +108,20 @@ pub struct ConflictDetail {
     pub now: ConflictNow,
     /// When the copy of a resolved conflict is removed.
     pub kept_until: Option<Timestamp>,
+    /// What of the copy is not as it was written.
+    pub damaged: Vec<CopyFlaw>,
+}
+
+/// A file of a conflict copy that is not as it was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CopyFlaw {
+    /// `local`, `remote` or `base`.
+    pub file: String,
+    /// `missing`, `mismatched` or `unreadable`.
+    pub kind: String,
+    /// Why it is not believed.
+    pub why: String,
 }
 
 /// What has the name of a conflict now.

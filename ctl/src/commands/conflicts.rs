@@ -80,6 +80,7 @@ pub(super) fn lines(list: &ConflictList, view: &View) -> Vec<String> {
 fn state(conflict: &ConflictRecord) -> String {
     match &conflict.resolution {
         None => "open".to_owned(),
+        Some(resolution) if resolution.how == "anew" => "decided anew".to_owned(),
         Some(resolution) if resolution.automatic => format!("{}, by rule", safe(&resolution.how)),
         Some(resolution) => safe(&resolution.how),
     }

@@ -335,6 +335,7 @@ impl World {
             theirs_revision: None,
             ours: None,
             theirs: None,
+            base: None,
             folder: "x".into(),
             ours_by: None,
             ours_at: None,

@@ -50,6 +50,12 @@ fn detail(detail: &ConflictDetail, view: &View) -> Vec<String> {
     if !conflict.dir.is_empty() {
         rows.push(("copy", safe(&conflict.dir)));
     }
+    rows.extend(
+        detail
+            .damaged
+            .iter()
+            .map(|flaw| ("damaged", safe(&format!("{}: {} ({})", flaw.file, flaw.kind, flaw.why)))),
+    );
     rows.extend(conflict.sibling.as_deref().map(|path| ("beside", safe(path))));
     rows.extend(detail.kept_until.map(|at| ("kept until", view.time(at))));
     let title = format!("{}  {}", safe(&conflict.id), safe(&conflict.path));
