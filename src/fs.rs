@@ -177,6 +177,11 @@ impl Fs {
         &self.shared
     }
 
+    /// Refuses what needs room on the local disk while there is none, before anything was changed.
+    fn need_room(&self) -> Result<(), FsError> {
+        if self.shared.store.has_room() { Ok(()) } else { Err(StoreError::Full.into()) }
+    }
+
     fn take_handle(&self) -> u64 {
         self.next_handle.fetch_add(1, Ordering::Relaxed)
     }

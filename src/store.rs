@@ -13,6 +13,7 @@
 mod damage;
 mod load;
 mod log;
+mod reserve;
 mod rows;
 mod salvage;
 mod schema;
@@ -223,6 +224,13 @@ impl Store {
     /// [`Loaded::damaged`].
     pub fn load(&self) -> Result<Loaded, StoreError> {
         load::load(&self.reader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there is room for new things on the disk. When there is none, what must be written down
+    /// still has the room that was set aside for it.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.writer.has_room()
     }
 
     /// Submits rows without waiting for them.

@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::store::Loaded;
 
 /// What lies in a state folder beside folders.
-const PRIVATE_FILES: [&str; 4] = ["lock", "state.db", "state.db-wal", "state.db-shm"];
+const PRIVATE_FILES: [&str; 5] = ["lock", "state.db", "state.db-wal", "state.db-shm", "reserve"];
 
 /// What keeps a state folder ours until it is dropped.
 #[derive(Debug)]

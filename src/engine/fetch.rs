@@ -42,6 +42,9 @@ pub enum FetchError {
     /// The local disk refused.
     #[error("local disk: {0}")]
     Disk(String),
+    /// There is no room for it on the local disk.
+    #[error("the local disk is full")]
+    Full,
 }
 
 impl Shared {
@@ -88,6 +91,9 @@ impl Shared {
     async fn fetch_current(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
         for _ in 0..READS_MAX {
             let Some(wanted) = self.wanted(ino) else { return Ok(()) };
+            if !self.store.has_room() {
+                return Err(FetchError::Full);
+            }
             self.fetch_content(ino, &wanted).await?;
         }
         if self.wanted(ino).is_none() {

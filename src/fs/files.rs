@@ -60,6 +60,11 @@ impl Fs {
             };
             body.exact || mode.truncate
         };
+        if mode.truncate
+            && let Err(error) = self.need_room()
+        {
+            return reply(Err(error));
+        }
         let file = self.shared.contents.open.open(ino, mode.write);
         if mode.write {
             // From now on somebody has to look whether its bytes grow old uncommitted.
@@ -118,6 +123,9 @@ impl Fs {
             Ok(handle) => handle,
             Err(error) => return reply(Err(error)),
         };
+        if let Err(error) = self.need_room() {
+            return reply(Err(error));
+        }
         let mut state = file.lock();
         match load(&self.shared, file.ino, &mut state) {
             Ok(Readiness::Ready) => {
@@ -221,6 +229,9 @@ impl Fs {
             None => return reply(Err(LocalError::Stale.into())),
             Some(false) => return reply(Err(FsError::WrongKind)),
             Some(true) => {}
+        }
+        if let Err(error) = self.need_room() {
+            return reply(Err(error));
         }
         // The entry must outlive this call: what is fetched arrives later.
         let file = self.shared.contents.open.open(ino, true);

@@ -34,6 +34,7 @@ impl Fs {
         creator: Creator,
         mode: OpenMode,
     ) -> Result<(Attributes, u64), FsError> {
+        self.need_room()?;
         let ino = self
             .shared
             .step(|core, now, changes| core.create(parent, name, EMPTY, creator, now, changes))?;
@@ -53,6 +54,9 @@ impl Fs {
 
     /// Creates an empty file without opening it.
     pub fn make_file(&self, parent: Ino, name: &str, creator: Creator, reply: Reply<Attributes>) {
+        if let Err(error) = self.need_room() {
+            return reply(Err(error));
+        }
         let made = self
             .shared
             .step(|core, now, changes| core.create(parent, name, EMPTY, creator, now, changes));
@@ -94,6 +98,9 @@ impl Fs {
         creator: Creator,
         reply: Reply<Attributes>,
     ) {
+        if let Err(error) = self.need_room() {
+            return reply(Err(error));
+        }
         failpoint!("fs.make");
         let slot = ReplySlot::new(reply);
         let made = self.shared.step_then(slot.done(), |core, now, changes| {
@@ -156,6 +163,9 @@ impl Fs {
     /// less than was written.
     pub fn rename(&self, from: (Ino, &str), to: (Ino, &str), mode: RenameMode, reply: Reply<()>) {
         failpoint!("fs.rename");
+        if let Err(error) = self.need_room() {
+            return reply(Err(error));
+        }
         if let Err(error) = self.seal_moved(from, (mode == RenameMode::Exchange).then_some(to)) {
             return reply(Err(error));
         }
@@ -275,6 +285,9 @@ impl Fs {
         size: Option<u64>,
         reply: Reply<Attributes>,
     ) {
+        if let Err(error) = self.need_room() {
+            return reply(Err(error));
+        }
         if let Some(size) = size {
             return self.truncate(ino, size, set, reply);
         }

@@ -2,7 +2,8 @@
 //! that nobody asked for.
 //!
 //! The writer takes everything that was submitted while it was busy into one transaction (group
-//! commit) and then runs the callbacks. A failed commit keeps its rows: they are tried again with
+//! commit) and then runs the callbacks. A commit that finds the disk full is made in the room that is
+//! set aside (`reserve`). A failed commit keeps its rows: they are tried again with
 //! the next submission, so that the database never skips a row that memory already shows. The
 //! syncer makes the log durable when somebody waits for it, and at least once a second while
 //! there is something to sync.
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::reserve::Reserve;
 use super::rows::newest_only;
 use super::{BeforeSync, Done, Row, StoreError};
 use crate::node::Content;
@@ -41,6 +43,7 @@ struct Shared {
     syncs: Mutex<Syncs>,
     sync_work: Condvar,
     log: PathBuf,
+    reserve: Reserve,
     /// What is to be made durable before the log is.
     before_sync: OnceLock<BeforeSync>,
     /// Held while rows that speak of working files are committed, and from the moment at which the
@@ -87,6 +90,7 @@ impl Writer {
             syncs: Mutex::default(),
             sync_work: Condvar::new(),
             log: PathBuf::from(log),
+            reserve: Reserve::beside(path),
             before_sync: OnceLock::new(),
             gate: Mutex::default(),
             doubt: AtomicBool::new(false),
@@ -140,6 +144,10 @@ impl Writer {
         drop(self.shared.before_sync.set(before));
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        self.shared.reserve.has_room()
+    }
+
     pub(super) fn checkpoint(&self) {
         lock(&self.shared.queue).checkpoint = true;
         self.shared.work.notify_one();
@@ -185,7 +193,7 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
         };
         newest_only(&mut rows);
         let gate = name_files(&rows).then(|| lock(&shared.gate));
-        let result = if rows.is_empty() { Ok(()) } else { commit(&mut connection, &rows) };
+        let result = shared.commit(&mut connection, &rows);
         drop(gate);
         match &result {
             Ok(()) => {
@@ -283,6 +291,23 @@ fn sync_loop(shared: &Shared) {
 }
 
 impl Shared {
+    /// Commits rows, in the room that is set aside when there is no other.
+    fn commit(&self, connection: &mut Connection, rows: &[Row]) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut result = commit(connection, rows);
+        if matches!(result, Err(StoreError::Full)) {
+            // The log takes room for what the database has room for already.
+            self.checkpoint(connection);
+            result = commit(connection, rows);
+        }
+        while matches!(result, Err(StoreError::Full)) && self.reserve.give() {
+            result = commit(connection, rows);
+        }
+        result
+    }
+
     /// Makes every commit durable, and before them the files they speak of.
     fn make_durable(&self) -> Result<(), StoreError> {
         // Most of it while commits go on, the rest while they wait.

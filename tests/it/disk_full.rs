@@ -102,6 +102,69 @@ fn a_close_that_fails_leaves_nothing_open() {
     });
 }
 
+/// What a full disk refuses has not happened: the file that was to be emptied holds what it held, also
+/// after a crash. Names can be removed all the time.
+#[test]
+fn what_a_full_disk_refuses_has_changed_nothing() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::new();
+    let mut mount = disk.mount(&server);
+    for name in ["emptied", "cut", "moved", "removed"] {
+        fs::write(mount.at(name), name).unwrap();
+    }
+    mount.flush();
+    let open = fs::File::options().read(true).write(true).open(mount.at("cut")).unwrap();
+    disk.fill();
+    let mut names = 0..;
+    wait_for("a call that finds the disk full", || {
+        let name = format!("new-{}", names.next()?);
+        write_closed(&mount.at(&name), &bytes(1, 60_000)).err()
+    });
+    let full = |result: io::Result<()>| {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::StorageFull);
+    };
+    full(fs::write(mount.at("emptied"), "other"));
+    full(open.set_len(0));
+    full(fs::rename(mount.at("moved"), mount.at("there")));
+    full(fs::create_dir(mount.at("dir")));
+    fs::remove_file(mount.at("removed")).unwrap();
+    drop(open);
+    let look = |mount: &Mount| {
+        for name in ["emptied", "cut", "moved"] {
+            assert_eq!(fs::read_to_string(mount.at(name)).unwrap(), name);
+        }
+        for name in ["there", "dir", "removed"] {
+            assert!(!mount.at(name).exists(), "{name}");
+        }
+    };
+    look(&mount);
+    mount.kill9();
+    disk.free();
+    mount.start();
+    look(&mount);
+    fs::write(mount.at("emptied"), "there is room again").unwrap();
+    mount.wait_synced();
+    assert_eq!(server.get("/emptied").unwrap().0, b"there is room again");
+}
+
+/// What is recorded is sent with the room that was set aside, however full the disk is.
+#[test]
+fn what_was_written_is_sent_while_the_disk_is_full() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::new();
+    let mount = disk.mount(&server);
+    assert!(mount.ctl(&["pause"]).status.success());
+    shell(&mount.path(), "for n in $(seq 20); do echo $n > $n; done");
+    disk.fill();
+    mount.ctl(&["resume"]);
+    wait_for("everything arrives", || {
+        (1..=20).all(|n| server.get(&format!("/{n}")).is_some()).then_some(())
+    });
+    mount.wait_synced();
+}
+
 /// A large write that fails leaves no working file that nobody names.
 #[test]
 fn a_write_that_fails_leaves_no_file_behind() {

@@ -81,7 +81,10 @@ const DOORS: &[(&str, &[&str])] = &[
         "mountctl",
         &["config", "control", "daemon", "main", "report", "serve", "telemetry", "untrusted"],
     ),
-    ("nix", &["content", "control", "daemon", "engine", "failpoints", "fs", "fuse", "main"]),
+    (
+        "nix",
+        &["content", "control", "daemon", "engine", "failpoints", "fs", "fuse", "main", "store"],
+    ),
     ("notify", &["watch"]),
     ("rand", &["daemon", "engine", "remote"]),
     ("reqwest", &["remote"]),

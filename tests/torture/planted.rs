@@ -5,7 +5,7 @@ use crate::run::{Evidence, play};
 use crate::story::{Act, Call, How, Side, Step, Story};
 use crate::totals::Totals;
 use crate::world::alone;
-use crate::writer::{Turns, Writer};
+use crate::writer::{Failure, Turns, Writer};
 use crate::{can_mount, content};
 
 fn write(path: &str, how: How) -> Call {
@@ -98,6 +98,18 @@ fn each_kind_of_damage_is_found() {
     finds(&twice, "DOUBLED lines in /log-1");
     let slots = content::slots(2);
     finds(&with(&|evidence| everywhere(evidence, "/slots-0", Some(&slots))), "LOST slot 0");
+    // A write that was refused may not have emptied the file, unless emptying it had succeeded.
+    let refused = |emptied| {
+        with(&|evidence| {
+            evidence.history.retain(|event| event.path != "/shared/f1");
+            everywhere(evidence, "/shared/f1", Some(b""));
+            let second = evidence.entries.iter_mut().find(|entry| entry.id == 6).unwrap();
+            (second.kept, second.emptied) = (None, emptied);
+            second.outcome = Err(Failure::Full);
+        })
+    };
+    finds(&refused(false), "LOST 500 bytes of #2");
+    assert_eq!(check(&refused(true)), Vec::<String>::new());
     // The second version was made with the first one in sight; now it was made without.
     let blind = with(&|evidence| {
         let second = evidence.entries.iter_mut().find(|entry| entry.id == 6).unwrap();

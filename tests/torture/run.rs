@@ -488,7 +488,7 @@ pub fn keep(world: &World, story: &Story, evidence: &Evidence, wrong: &[String])
 
 fn tell_entry(entry: &Entry) -> String {
     format!(
-        "{} {} #{} {:?}{} {:?} seen {} kept {:?} {:?}",
+        "{} {} #{} {:?}{} {:?} seen {} kept {:?}{} {}",
         entry.began,
         entry.ended,
         entry.id,
@@ -497,6 +497,7 @@ fn tell_entry(entry: &Entry) -> String {
         entry.call,
         tell(entry.seen.as_deref()),
         entry.kept,
-        entry.outcome,
+        if entry.emptied { " emptied" } else { "" },
+        entry.outcome.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()),
     )
 }

@@ -1,6 +1,7 @@
 //! Writers: they do what the story says, by real calls, and write down what they were told.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::IntoRawFd as _;
@@ -30,13 +31,47 @@ pub struct Entry {
     pub marks: Vec<usize>,
     /// So much of `made` was acknowledged.
     pub kept: Option<usize>,
+    /// A call that empties the file before it is filled has returned.
+    pub emptied: bool,
     /// What the last call returned.
-    pub outcome: Result<(), String>,
+    pub outcome: Result<(), Failure>,
+}
+
+/// Why a call did not succeed.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// The mount refused it for want of room: it has changed nothing.
+    Full,
+    /// It may have done its work, or a part of it.
+    Other(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("no room"),
+            Self::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull => Self::Full,
+            _ => Self::Other(error.to_string()),
+        }
+    }
 }
 
 impl Entry {
     pub fn is_done(&self) -> bool {
         self.outcome.is_ok()
+    }
+
+    /// What was refused for want of room has not happened; of other failures nothing is known.
+    pub fn may_have_happened(&self) -> bool {
+        !matches!(self.outcome, Err(Failure::Full))
     }
 
     /// Where its content goes.
@@ -132,9 +167,10 @@ impl Writer<'_> {
             made: None,
             marks: Vec::new(),
             kept: None,
+            emptied: false,
             outcome: Ok(()),
         };
-        entry.outcome = self.perform(call, &mut entry).map_err(|error| error.to_string());
+        entry.outcome = self.perform(call, &mut entry).map_err(Failure::from);
         entry.ended = wall();
         self.account.lock().unwrap().push(entry);
     }
@@ -155,6 +191,7 @@ impl Writer<'_> {
                             .write(true)
                             .truncate(true)
                             .open(self.at(path))?;
+                        entry.emptied = true;
                         write_all(file, entry, manner)
                     }
                     How::Seen => self.write_seen(path, entry, manner),
@@ -219,6 +256,7 @@ impl Writer<'_> {
         file.read_to_end(&mut seen)?;
         entry.seen = Some(seen);
         file.set_len(0)?;
+        entry.emptied = true;
         file.rewind()?;
         write_all(file, entry, manner)
     }

@@ -91,6 +91,7 @@ fn failures() -> Vec<FsError> {
         remote(RemoteError::Local { message: text() }),
         FsError::Fetch(FetchError::Gone),
         FsError::Fetch(FetchError::Disk(text())),
+        FsError::Fetch(FetchError::Full),
         FsError::Disk(ErrorKind::StorageFull),
         FsError::Disk(ErrorKind::QuotaExceeded),
         FsError::Disk(ErrorKind::FileTooLarge),
@@ -125,6 +126,7 @@ fn label(failure: &FsError) -> String {
         FsError::Store(StoreError::Closed) => "Store::Closed".to_owned(),
         FsError::Fetch(FetchError::Gone) => "Fetch::Gone".to_owned(),
         FsError::Fetch(FetchError::Disk(_)) => "Fetch::Disk".to_owned(),
+        FsError::Fetch(FetchError::Full) => "Fetch::Full".to_owned(),
         FsError::Fetch(FetchError::Remote(error)) => {
             let kind = match error {
                 RemoteError::Unreachable { .. } => "Unreachable",

@@ -76,18 +76,22 @@ impl<'run> Lineage<'run> {
         })
     }
 
-    /// A call that failed may have done its work all the same.
+    /// A call that failed may have done its work all the same, unless it was refused. One that empties a file
+    /// and then fails leaves it empty.
     fn took_place(&self, call: &Entry) -> bool {
+        let at_once = matches!(call.call, Call::Remove { .. } | Call::Rename { .. });
+        let emptied = || empties_first(&call.call) && self.is_empty_somewhere(call.path());
         call.is_done()
+            || call.emptied
             || self.existed.contains(&call.id)
-            || matches!(call.call, Call::Remove { .. } | Call::Rename { .. })
-            || (empties_first(&call.call) && self.is_empty_somewhere(call.path()))
+            || (call.may_have_happened() && (at_once || emptied()))
     }
 
-    /// A call that truncates and then fails leaves an empty file.
+    /// Whether an empty file was ever seen at a path, or is in a conflict copy.
     fn is_empty_somewhere(&self, path: &str) -> bool {
         let empty = content::digest(b"");
         self.evidence.server.get(path).is_some_and(Vec::is_empty)
+            || self.evidence.copies.values().any(Vec::is_empty)
             || self
                 .evidence
                 .history
@@ -95,8 +99,7 @@ impl<'run> Lineage<'run> {
                 .any(|event| event.path == path && event.digest.as_deref() == Some(empty.as_str()))
     }
 
-    /// Paths at which the bytes of a call may ever have been. A move that failed for want of room may still
-    /// come about, once there is some.
+    /// Paths at which the bytes of a call may ever have been.
     fn places(&self, entry: &Entry) -> BTreeSet<String> {
         if let Some(known) = self.places.borrow().get(&entry.id) {
             return known.clone();
@@ -108,6 +111,7 @@ impl<'run> Lineage<'run> {
                 for path in &places {
                     if let Some(to) = moved(&call.call, path)
                         && (call.ended > entry.began || !call.is_done())
+                        && call.may_have_happened()
                         && !places.contains(&to)
                     {
                         more.insert(to);
@@ -214,6 +218,7 @@ impl<'run> Lineage<'run> {
             _ => false,
         };
         let calls = self.by_path.get(path).into_iter().flatten().copied();
+        let calls = calls.filter(|call| call.may_have_happened());
         let folders = self.moves.iter().copied().filter(|call| moved(&call.call, path).is_some());
         calls.filter(|call| removes(call)).chain(folders).any(|call| self.any_was_there(old, call))
     }
