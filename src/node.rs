@@ -94,6 +94,16 @@ impl Synced {
     }
 }
 
+/// Where the remote has the content of a renamed node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The name it had when the remote last heard of it.
+    pub path: WsPath,
+    /// The digest of the content, where known: by it the content is known again under whatever
+    /// name a move whose reply was lost gave it.
+    pub digest: Option<Digest>,
+}
+
 /// One name in the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -119,9 +129,9 @@ pub struct Node {
     pub ctime: Timestamp,
     /// What the remote has under this name, as far as this node derives from it.
     pub synced: Option<Box<Synced>>,
-    /// The name under which the remote still has exactly this node's content, since the node was
-    /// renamed and its new name is not stored yet.
-    pub origin: Option<WsPath>,
+    /// Where the remote still has exactly this node's content, since the node was renamed and its
+    /// new name is not stored yet.
+    pub origin: Option<Box<Origin>>,
     /// Matched by the ignore rules: never sent.
     pub local_only: bool,
 }

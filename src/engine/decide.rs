@@ -230,7 +230,7 @@ impl Core {
             }
             // One more would push out the digest of what may have arrived, and that would then be
             // taken for somebody else's.
-            let alone = if record.sent.len() >= SENT_MAX {
+            let alone = if record.sent.len() >= SENT_MAX || self.may_have_moved(slot) {
                 Some((&decision.unsettled, &mut filling.unsettled))
             } else if self.travels_alone(record, capabilities) {
                 Some((&decision.singles, &mut filling.singles))
@@ -426,6 +426,16 @@ impl Core {
         }
         record.op == Op::Put
             && self.outbox.below(&record.path).any(|(_, lane)| blocks(&lane.current.record))
+    }
+
+    /// Whether the remote may have moved the file already, so that asking it spares sending the bytes.
+    fn may_have_moved(&self, slot: &Slot) -> bool {
+        let record = &slot.record;
+        if record.op != Op::Put || record.attempts == 0 || slot.asked {
+            return false;
+        }
+        let moved = record.ino.and_then(|ino| self.origin_digest(ino));
+        moved.is_some() && record.sent.last() == moved.as_ref()
     }
 
     fn travels_alone(&self, record: &Record, capabilities: Capabilities) -> bool {

@@ -89,6 +89,7 @@ impl Shared {
 
     /// Fetches until what was read is what is wanted: the file may change meanwhile.
     async fn fetch_current(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
+        self.look_where_it_was_moved(ino).await?;
         for _ in 0..READS_MAX {
             let Some(wanted) = self.wanted(ino) else { return Ok(()) };
             if !self.store.has_room() {
@@ -101,6 +102,19 @@ impl Shared {
         }
         let message = "the file changes faster than it can be read".to_owned();
         Err(FetchError::Remote(RemoteError::Garbled { message }))
+    }
+
+    /// Finds a content that a request of ours may have moved, by its digest.
+    async fn look_where_it_was_moved(self: &Arc<Self>, ino: Ino) -> Result<(), FetchError> {
+        let Some((digest, names)) = self.core().whereabouts(ino) else { return Ok(()) };
+        for path in names {
+            let there = self.heard(self.remote.fetch(&path, MEMORY_FETCH_MAX).await)?;
+            if there.is_some_and(|file| file.digest == Some(digest)) {
+                self.step(|core, _, changes| core.moved_there(ino, &path, changes));
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn fetch_content(self: &Arc<Self>, ino: Ino, wanted: &Wanted) -> Result<(), FetchError> {

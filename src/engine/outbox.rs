@@ -50,6 +50,8 @@ pub struct Slot {
     pub refusals: u32,
     /// Whether the bytes last sent are still the ones to send. Not known after a restart.
     pub sent_is_newest: bool,
+    /// Whether the remote was asked what it has since the last sending.
+    pub asked: bool,
 }
 
 /// What waits on one path.
@@ -169,6 +171,7 @@ impl Outbox {
                 held_for: Wait::Open,
                 refusals: 0,
                 sent_is_newest: false,
+                asked: false,
             };
             self.count(&slot.record, true);
             let path = slot.record.path.clone();

@@ -181,7 +181,7 @@ impl Core {
         if !capabilities.bulk_move || record.attempts > 0 {
             return None;
         }
-        let origin = self.tree.get(record.ino?)?.origin.clone()?;
+        let origin = self.tree.get(record.ino?)?.origin.as_ref()?.path.clone();
         let lane = self.outbox.lane(&origin)?;
         let old = &lane.current.record;
         let free = old.op == Op::Delete
@@ -239,6 +239,7 @@ impl Core {
         let mark = |slot: &mut Slot| {
             slot.record.state = RecordState::Flight;
             slot.record.attempts += 1;
+            slot.asked = false;
             slot.held_until = None;
         };
         self.outbox.mark(path, |slot| {

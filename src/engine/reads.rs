@@ -4,8 +4,10 @@
 
 use super::core::{Changes, Core, Now};
 use super::inbound::{Inbound, Source};
-use crate::node::{Content, Ino, Synced};
+use crate::digest::Digest;
+use crate::node::{Content, Ino, Node, Synced};
 use crate::path::WsPath;
+use crate::record::Record;
 use crate::remote::RemoteFile;
 use crate::revision::Revision;
 use crate::store::Row;
@@ -72,8 +74,44 @@ impl Core {
     pub(super) fn wanted(&self, ino: Ino) -> Option<Wanted> {
         let node = self.tree.get(ino)?;
         let body = node.body().filter(|body| body.content == Content::Remote)?;
-        let path = node.origin.clone().or_else(|| self.tree.path_of(ino))?;
+        let origin = node.origin.as_ref().map(|origin| origin.path.clone());
+        let path = origin.or_else(|| self.tree.path_of(ino))?;
         Some(Wanted { path, size: body.size, synced: node.synced.clone() })
+    }
+
+    /// Where a content may be that only the remote has, other than where it is [wanted](Self::wanted)
+    /// from: the names to which it may have been moved by requests of which the reply got lost. With
+    /// the digest by which it is known again.
+    pub(super) fn whereabouts(&self, ino: Ino) -> Option<(Digest, Vec<WsPath>)> {
+        let node = self.tree.get(ino)?;
+        node.body().filter(|body| body.content == Content::Remote)?;
+        let origin = node.origin.as_ref()?;
+        let own = self.tree.path_of(ino);
+        let was_tried = |path: &WsPath, record: &Record| {
+            let leads_here = record.moved_to == Some(ino) || own.as_ref() == Some(path);
+            leads_here && record.attempts > 0 && *path != origin.path
+        };
+        let names =
+            self.outbox.lanes().filter(|(path, lane)| was_tried(path, &lane.current.record));
+        Some((origin.digest?, names.map(|(path, _)| path.clone()).collect()))
+    }
+
+    /// A content that only the remote has was found under another name.
+    pub(super) fn moved_there(&mut self, ino: Ino, path: &WsPath, changes: &mut Changes) {
+        if let Some(origin) = self.tree.get_mut(ino).and_then(|node| node.origin.as_mut()) {
+            origin.path = path.clone();
+            self.put_node(ino, changes);
+        }
+    }
+
+    /// Whether the remote has a node's content under the node's old name.
+    pub(super) fn has_origin(&self, ino: Ino) -> bool {
+        self.tree.get(ino).is_some_and(|node| node.origin.is_some())
+    }
+
+    /// The digest of a node's content where that is what the remote has under the node's old name.
+    pub(super) fn origin_digest(&self, ino: Ino) -> Option<Digest> {
+        self.tree.get(ino).and_then(|node: &Node| node.origin.as_ref()?.digest)
     }
 
     /// Whether what was read for a node is still to become its content: nobody else brought it, and

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::core::{Changes, Core, Now};
 use super::local::{LocalError, Occupant};
-use crate::node::{Content, Ino, Node, Synced};
+use crate::node::{Content, Ino, Node, Origin, Synced};
 use crate::path::{WsPath, check_name};
 use crate::record::Op;
 use crate::revision::Base;
@@ -162,11 +162,14 @@ impl Core {
             let local_only = self.rules.is_local_only(&path, is_dir);
             let clean_origin = match (&node.origin, &node.synced, node.body()) {
                 (Some(origin), _, _) => Some(origin.clone()),
-                (None, Some(_), Some(body))
+                (None, Some(synced), Some(body))
                     if body.content == Content::Remote
                         || !self.has_record(old_path.get(&ino).copied()) =>
                 {
-                    old_path.get(&ino).map(|path| (*path).clone())
+                    let digest = synced.digest;
+                    old_path
+                        .get(&ino)
+                        .map(|path| Box::new(Origin { path: (*path).clone(), digest }))
                 }
                 _ => None,
             };

@@ -216,12 +216,7 @@ impl Core {
         }
         let node = self.tree.get_mut(ino)?;
         let kept = node.synced.as_deref().and_then(|synced| synced.digest);
-        let digest = match item.op {
-            Op::Meta => kept,
-            // No bytes were sent; those noted as sent were of what had the name before.
-            _ if item.moved_from.is_some() => None,
-            _ => digest,
-        };
+        let digest = if item.op == Op::Meta { kept } else { digest };
         node.synced = Some(Box::new(Synced { revision, digest, edited_at: None }));
         node.origin = None;
         // Sent before its bytes here were damaged: the remote can give them again.

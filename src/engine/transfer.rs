@@ -241,10 +241,7 @@ impl Shared {
         }
         if item.moved_from.is_some() {
             // None are sent, but under the new name they are ours, also when the reply gets lost.
-            // Larger ones are not read for that.
-            let ItemSource::Blob(blob) = item.source else { return Ok((Bytes::new(), None)) };
-            let digest = self.contents.blob(blob).ok().map(|bytes| Digest::of(&bytes));
-            return Ok((Bytes::new(), digest));
+            return Ok((Bytes::new(), self.moved_digest(item).await?));
         }
         let source = self.settle_source(item).await?;
         let body = match source {
@@ -256,6 +253,24 @@ impl Shared {
         };
         let digest = Digest::of(&body);
         Ok((body, Some(digest)))
+    }
+
+    /// The digest of what the server is to move: as it is known, else of the bytes here.
+    async fn moved_digest(self: &Arc<Self>, item: &Item) -> Result<Option<Digest>, Unready> {
+        if let Some(known) = item.ino.and_then(|ino| self.core().origin_digest(ino)) {
+            return Ok(Some(known));
+        }
+        let is_unchanged = || item.ino.is_some_and(|ino| self.core().has_origin(ino));
+        Ok(match &item.source {
+            ItemSource::Blob(blob) => {
+                self.contents.blob(*blob).ok().map(|bytes| Digest::of(&bytes))
+            }
+            ItemSource::File(file) if is_unchanged() => {
+                let found = self.scan_file(item.ino, *file, false).await?;
+                Some(found.digest).filter(|_| is_unchanged())
+            }
+            _ => None,
+        })
     }
 
     /// Reads and hashes a working file as one snapshot.

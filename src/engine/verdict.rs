@@ -36,14 +36,25 @@ impl Core {
         self.check_base(&record, theirs, changes);
         // Bytes that were changed since they were sent are not what the remote may have.
         let newest = self.outbox.lane(path).is_some_and(|lane| lane.current.sent_is_newest);
-        let ours = record.sent.last().filter(|_| newest);
+        let moved = record.ino.and_then(|ino| self.origin_digest(ino));
+        let ours = record.sent.last().filter(|sent| newest || moved.as_ref() == Some(sent));
         match settle(&record, ours, theirs) {
             Verdict::Adopt => self.settle_adopt(&record, theirs, now, changes),
             Verdict::Resend(base) => self.settle_resend(&record, base, now, changes),
+            // Both sides can be kept only when ours is here; sending it fetches it first.
+            Verdict::Keep if self.is_only_there(&record) => {
+                let base = record.known_base().cloned().unwrap_or(Base::Absent);
+                self.settle_resend(&record, base, now, changes);
+            }
             Verdict::Keep => return Some(record),
             Verdict::Yield => self.settle_yield(&record, theirs, now, changes),
         }
         None
+    }
+
+    fn is_only_there(&self, record: &Record) -> bool {
+        let body = record.ino.and_then(|ino| self.tree.get(ino)).and_then(Node::body);
+        body.is_some_and(|body| body.content == Content::Remote)
     }
 
     fn settle_resend(&mut self, record: &Record, base: Base, now: Now, changes: &mut Changes) {
@@ -63,6 +74,7 @@ impl Core {
             slot.record.state = RecordState::Waiting;
             slot.record.base = RecordBase::Known(base);
             slot.refusals = refusals;
+            slot.asked = true;
         });
         self.fold_waiting(path, changes);
     }

@@ -13,7 +13,7 @@ use super::schema;
 use super::table::Check;
 use crate::checksum::Checksum;
 use crate::digest::Digest;
-use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, SMALL_MAX, Synced};
+use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, Origin, SMALL_MAX, Synced};
 use crate::path::WsPath;
 use crate::record::{
     BaseContent, ConflictRow, How, Op, Record, RecordBase, RecordState, Resolution, Seq,
@@ -207,6 +207,11 @@ fn node(row: &SqlRow<'_>) -> rusqlite::Result<Option<Node>> {
     } else {
         None
     };
+    let origin = row.get::<_, Option<String>>("origin")?;
+    let origin = match origin.and_then(|path| WsPath::parse(&path).ok()) {
+        Some(path) => Some(Box::new(Origin { path, digest: digest(row, "origin_digest")? })),
+        None => None,
+    };
     Ok(Some(Node {
         ino: Ino(id(row, "ino")?.unwrap_or_default()),
         parent: Ino(id(row, "parent")?.unwrap_or_default()),
@@ -219,7 +224,7 @@ fn node(row: &SqlRow<'_>) -> rusqlite::Result<Option<Node>> {
         mtime,
         ctime,
         synced,
-        origin: row.get::<_, Option<String>>("origin")?.and_then(|path| WsPath::parse(&path).ok()),
+        origin,
         local_only: row.get("local_only")?,
     }))
 }

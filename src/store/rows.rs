@@ -40,6 +40,7 @@ static NODES: Table = Table::new(
         "edited_at",
         "origin",
         "local_only",
+        "origin_digest",
     ],
 );
 static BLOBS: Table = Table::new("blobs", &["id", "data"]);
@@ -264,7 +265,7 @@ fn put_node(connection: &Connection, node: &Node) -> rusqlite::Result<()> {
         Some(Content::Blob(id)) => (Some("blob"), Some(sql_id(id.0))),
         Some(Content::File(id)) => (Some("file"), Some(sql_id(id.0))),
     };
-    let synced = node.synced.as_deref();
+    let (synced, origin) = (node.synced.as_deref(), node.origin.as_deref());
     NODES.put(
         connection,
         params![
@@ -288,8 +289,9 @@ fn put_node(connection: &Connection, node: &Node) -> rusqlite::Result<()> {
             synced.and_then(|synced| synced.revision.as_ref()).map(|revision| revision.as_str()),
             synced.and_then(|synced| synced.digest.as_ref()).map(|digest| &digest.as_bytes()[..]),
             synced.and_then(|synced| synced.edited_at).map(sql_time),
-            node.origin.as_ref().map(WsPath::as_str),
+            origin.map(|origin| origin.path.as_str()),
             node.local_only,
+            origin.and_then(|origin| origin.digest.as_ref()).map(|digest| &digest.as_bytes()[..]),
         ],
     )
 }

@@ -71,6 +71,10 @@ ALTER TABLE conflicts ADD COLUMN resolved_at INTEGER;
 ALTER TABLE conflicts ADD COLUMN base_size INTEGER;
 ALTER TABLE conflicts ADD COLUMN base_digest BLOB;
 ",
+    // What a renamed file held where the remote still has it, to know it again.
+    "
+ALTER TABLE nodes ADD COLUMN origin_digest BLOB;
+",
 ];
 
 /// A table and the column by which its rows are found.

@@ -31,6 +31,7 @@ mod neighbours;
 mod outbox_commands;
 mod programs;
 mod promises;
+mod recovery;
 mod shell_life;
 mod smoke;
 mod stopping;

@@ -354,8 +354,21 @@ impl World {
         if self.mounts[at].is_cut {
             return self.missed(at);
         }
+        let wanted = self.look_where_it_was_moved(at, ino).unwrap_or(wanted);
         let theirs = self.remote.read(&wanted.path);
         self.mounts[at].work.push(Work::Fetched(ino, wanted, theirs));
+    }
+
+    /// Finds a content that a request may have moved. Returns where it is wanted from now.
+    fn look_where_it_was_moved(&mut self, at: usize, ino: Ino) -> Option<Wanted> {
+        let (digest, names) = self.mounts[at].core.whereabouts(ino)?;
+        let is_it = |path: &WsPath| self.remote.read(path)?.digest.filter(|read| *read == digest);
+        if let Some(path) = names.into_iter().find(|path| is_it(path).is_some()) {
+            self.step(at, &Cause::Nothing, |core, _, changes| {
+                core.moved_there(ino, &path, changes);
+            });
+        }
+        self.mounts[at].core.wanted(ino)
     }
 
     /// Takes up a content that was read. Returns whether it is here now.
@@ -400,6 +413,7 @@ impl World {
             self.missed(at);
             return false;
         }
+        let wanted = self.look_where_it_was_moved(at, ino).unwrap_or(wanted);
         let Some(theirs) = self.remote.read(&wanted.path) else {
             let path = &wanted.path;
             self.step(at, &Cause::Nothing, |core, _, changes| core.note_recheck(path, changes));
@@ -415,6 +429,7 @@ impl World {
             self.missed(at);
             return false;
         }
+        let wanted = self.look_where_it_was_moved(at, ino).unwrap_or(wanted);
         let theirs = self.remote.read(&wanted.path);
         self.fetched(at, ino, &wanted, theirs.as_ref())
     }

@@ -86,8 +86,12 @@ impl World {
         if item.op != Op::Put {
             return Some(None);
         }
-        let disk = &self.mounts[at].disk;
+        let (core, disk) = (&self.mounts[at].core, &self.mounts[at].disk);
         if item.moved_from.is_some() {
+            let known = item.ino.and_then(|ino| core.origin_digest(ino));
+            if let Some(known) = known.and_then(|known| self.remote.digests.get(&known)) {
+                return Some(Some(*known));
+            }
             let ItemSource::Blob(blob) = &item.source else { return Some(None) };
             return Some(disk.blobs.get(blob).copied());
         }

@@ -57,7 +57,9 @@ pub(super) fn new_slot(change: Change, base: RecordBaseFrom, stamp: Stamp) -> Sl
     let held_until = change.held_until;
     let (first_at, changed_at) = (stamp.now, stamp.now);
     let held_for = Wait::Open;
-    Slot { record, first_at, changed_at, held_until, held_for, refusals: 0, sent_is_newest: false }
+    let (sent_is_newest, asked) = (false, false);
+    let refusals = 0;
+    Slot { record, first_at, changed_at, held_until, held_for, refusals, sent_is_newest, asked }
 }
 
 /// Whether there is nothing to do: to remove what never was sent and was not there before.
