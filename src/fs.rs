@@ -18,7 +18,7 @@ use crate::content::open::OpenState;
 use crate::engine::Shared;
 use crate::engine::fetch::FetchError;
 use crate::engine::local::LocalError;
-use crate::node::{Ino, Kind, Node};
+use crate::node::{Ino, Kind, Node, Special};
 use crate::remote::RemoteError;
 use crate::store::StoreError;
 
@@ -91,12 +91,36 @@ pub struct Attributes {
     pub gid: u32,
     /// Link count.
     pub links: u32,
+    /// The number of a device.
+    pub device: u32,
     /// Last access.
     pub atime: Timestamp,
     /// Last change of the content.
     pub mtime: Timestamp,
     /// Last change of the node.
     pub ctime: Timestamp,
+}
+
+impl Attributes {
+    fn of(node: &Node, links: u32) -> Self {
+        Self {
+            ino: node.ino,
+            kind: EntryKind::of(node),
+            size: node.size(),
+            exact: node.body().is_none_or(|body| body.exact),
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+            links,
+            device: match node.kind {
+                Kind::Special { device, .. } => device,
+                Kind::File(_) | Kind::Dir { .. } | Kind::Symlink { .. } => 0,
+            },
+            atime: node.atime,
+            mtime: node.mtime,
+            ctime: node.ctime,
+        }
+    }
 }
 
 /// What an entry is.
@@ -108,6 +132,8 @@ pub enum EntryKind {
     Dir,
     /// A symbolic link.
     Symlink,
+    /// A pipe, socket or device.
+    Special(Special),
 }
 
 impl EntryKind {
@@ -116,6 +142,7 @@ impl EntryKind {
             Kind::File(_) => Self::File,
             Kind::Dir { .. } => Self::Dir,
             Kind::Symlink { .. } => Self::Symlink,
+            Kind::Special { what, .. } => Self::Special(what),
         }
     }
 }
@@ -203,19 +230,7 @@ impl Fs {
                 (true, false) => core.tree.folder_links(ino),
                 (false, false) => 1,
             };
-            Attributes {
-                ino,
-                kind: EntryKind::of(node),
-                size: node.size(),
-                exact: node.body().is_none_or(|body| body.exact),
-                mode: node.mode,
-                uid: node.uid,
-                gid: node.gid,
-                links,
-                atime: node.atime,
-                mtime: node.mtime,
-                ctime: node.ctime,
-            }
+            Attributes::of(node, links)
         };
         if attributes.kind == EntryKind::File
             && let Some(state) = state
@@ -233,7 +248,7 @@ impl Fs {
         let core = self.shared.core();
         match &core.tree.get(ino).ok_or(LocalError::Stale)?.kind {
             Kind::Symlink { target } => Ok(Arc::clone(target)),
-            Kind::File(_) | Kind::Dir { .. } => Err(FsError::WrongKind),
+            Kind::File(_) | Kind::Dir { .. } | Kind::Special { .. } => Err(FsError::WrongKind),
         }
     }
 
@@ -266,7 +281,7 @@ impl Fs {
 fn overlay(attributes: &mut Attributes, state: &OpenState) -> Result<(), FsError> {
     if state.dirty_since.is_some() {
         attributes.mtime = state.mtime;
-        attributes.ctime = state.mtime;
+        attributes.ctime = attributes.ctime.max(state.ctime);
         if let Some(size) = state.size()? {
             attributes.size = size;
             attributes.exact = true;

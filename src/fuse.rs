@@ -25,7 +25,7 @@ use self::errno::errno;
 use crate::engine::local::{Creator, LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
 use crate::fs::{Attributes, EntryKind, Fs, FsError, OpenMode};
-use crate::node::Ino;
+use crate::node::{Ino, Special};
 use crate::path::NAME_BYTES_MAX;
 
 /// How long the kernel may use names and attributes without asking. Every change from outside is
@@ -74,7 +74,7 @@ fn attr(attributes: &Attributes) -> (FileAttr, Duration) {
         nlink: attributes.links,
         uid: attributes.uid,
         gid: attributes.gid,
-        rdev: 0,
+        rdev: attributes.device,
         blksize: 4096,
         flags: 0,
     };
@@ -86,6 +86,10 @@ fn file_type(kind: EntryKind) -> FileType {
         EntryKind::File => FileType::RegularFile,
         EntryKind::Dir => FileType::Directory,
         EntryKind::Symlink => FileType::Symlink,
+        EntryKind::Special(Special::Pipe) => FileType::NamedPipe,
+        EntryKind::Special(Special::Socket) => FileType::Socket,
+        EntryKind::Special(Special::CharDevice) => FileType::CharDevice,
+        EntryKind::Special(Special::BlockDevice) => FileType::BlockDevice,
     }
 }
 
@@ -218,19 +222,27 @@ impl Filesystem for FuseFs {
         at: &OsStr,
         mode: u32,
         umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
-        // Devices, pipes and sockets mean nothing on another machine.
-        if mode & nix::libc::S_IFMT != nix::libc::S_IFREG && mode & nix::libc::S_IFMT != 0 {
-            return reply.error(Errno::EPERM);
-        }
-        match name(at) {
-            Ok(name) => {
-                let answer = Box::new(move |result| entry(reply, result));
-                self.fs.make_file(ino(parent), name, creator(request, mode, umask), answer);
-            }
-            Err(error) => reply.error(errno(&error)),
+        use nix::libc::{S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK};
+        let name = match name(at) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let creator = creator(request, mode, umask);
+        let special = match mode & S_IFMT {
+            0 | S_IFREG => None,
+            S_IFIFO => Some((Special::Pipe, 0)),
+            S_IFSOCK => Some((Special::Socket, 0)),
+            S_IFCHR => Some((Special::CharDevice, rdev)),
+            S_IFBLK => Some((Special::BlockDevice, rdev)),
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let answer = Box::new(move |result| entry(reply, result));
+        match special {
+            None => self.fs.make_file(ino(parent), name, creator, answer),
+            Some(special) => self.fs.make_special(ino(parent), name, special, creator, answer),
         }
     }
 
@@ -579,6 +591,7 @@ fn nobody() -> Attributes {
         uid: 0,
         gid: 0,
         links: 0,
+        device: 0,
         atime: at,
         mtime: at,
         ctime: at,

@@ -68,6 +68,26 @@ pub enum Kind {
         /// Its target text.
         target: Arc<str>,
     },
+    /// A pipe, socket or device. It means something on this machine only and is never sent.
+    Special {
+        /// Which of them.
+        what: Special,
+        /// The device's number, as the kernel encodes it; 0 for pipes and sockets.
+        device: u32,
+    },
+}
+
+/// What the kernel does all the work for, once it has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// A named pipe.
+    Pipe,
+    /// A socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
 }
 
 /// The remote version from which a node's visible state derives.
@@ -132,7 +152,7 @@ pub struct Node {
     /// Where the remote still has exactly this node's content, since the node was renamed and its
     /// new name is not stored yet.
     pub origin: Option<Box<Origin>>,
-    /// Matched by the ignore rules: never sent.
+    /// Matched by the ignore rules, or a pipe, socket or device: never sent.
     pub local_only: bool,
 }
 
@@ -142,7 +162,7 @@ impl Node {
     pub fn body(&self) -> Option<&FileBody> {
         match &self.kind {
             Kind::File(body) => Some(body),
-            Kind::Dir { .. } | Kind::Symlink { .. } => None,
+            Kind::Dir { .. } | Kind::Symlink { .. } | Kind::Special { .. } => None,
         }
     }
 
@@ -150,8 +170,14 @@ impl Node {
     pub fn body_mut(&mut self) -> Option<&mut FileBody> {
         match &mut self.kind {
             Kind::File(body) => Some(body),
-            Kind::Dir { .. } | Kind::Symlink { .. } => None,
+            Kind::Dir { .. } | Kind::Symlink { .. } | Kind::Special { .. } => None,
         }
+    }
+
+    /// Whether it is a pipe, socket or device.
+    #[must_use]
+    pub fn is_special(&self) -> bool {
+        matches!(self.kind, Kind::Special { .. })
     }
 
     /// Whether it is a folder.
@@ -166,6 +192,7 @@ impl Node {
         match &self.kind {
             Kind::File(body) => body.size,
             Kind::Dir { .. } => 4096,
+            Kind::Special { .. } => 0,
             Kind::Symlink { target } => target.len() as u64,
         }
     }

@@ -39,8 +39,10 @@ pub struct OpenFile {
 pub struct OpenState {
     /// The bytes.
     pub body: Body,
-    /// When it was last written.
+    /// When it was last written, or the time that was set since.
     pub mtime: Timestamp,
+    /// When it was last written.
+    pub ctime: Timestamp,
     /// Since when it holds changes that are not sealed; monotonic.
     pub dirty_since: Option<Duration>,
     /// Handles that may write.
@@ -160,6 +162,7 @@ impl OpenFile {
             state: Mutex::new(OpenState {
                 body: Body::Unloaded,
                 mtime: Timestamp::UNIX_EPOCH,
+                ctime: Timestamp::UNIX_EPOCH,
                 dirty_since: None,
                 writers: 0,
                 held: false,
@@ -228,6 +231,7 @@ impl OpenState {
     pub fn changed(&mut self, now: Duration, wall: Timestamp) {
         self.generation += 1;
         self.mtime = wall;
+        self.ctime = wall;
         self.dirty_since.get_or_insert(now);
     }
 }

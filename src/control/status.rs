@@ -230,7 +230,7 @@ pub(super) fn outbox(shared: &Shared) -> OutboxList {
             let node = record.ino.and_then(|ino| core.tree.get(ino));
             let target = node.and_then(|node| match &node.kind {
                 Kind::Symlink { target } => Some(target.len() as u64),
-                Kind::File(_) | Kind::Dir { .. } => None,
+                Kind::File(_) | Kind::Dir { .. } | Kind::Special { .. } => None,
             });
             records.push(OutboxRecord {
                 id: record.seq.0.to_string(),

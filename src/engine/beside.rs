@@ -73,7 +73,12 @@ impl Core {
         let empty = FileBody { content: Content::Empty, size: 0, exact: true };
         let ino = self.create(parent, name, Kind::File(empty), creator, now, changes)?;
         let (content, size) = content.enter(self, &mut changes.rows);
-        self.seal(ino, &Sealed { content, size, mtime: now.wall, held_until: None }, now, changes);
+        self.seal(
+            ino,
+            &Sealed { content, size, mtime: now.wall, ctime: now.wall, held_until: None },
+            now,
+            changes,
+        );
         changes.invalidations.push(Invalidation::Entry { parent, name: Arc::from(name) });
         changes.invalidations.push(Invalidation::Node(parent));
         Ok(ino)

@@ -298,7 +298,7 @@ impl Shared {
                     return Err(io::Error::other("our content is not here"));
                 }
             },
-            Some(Kind::Dir { .. }) | None => Source::Bytes(Bytes::new()),
+            Some(Kind::Dir { .. } | Kind::Special { .. }) | None => Source::Bytes(Bytes::new()),
         })
     }
 }

@@ -105,7 +105,8 @@ mod tests {
             let creator = Creator { uid: 0, gid: 0, mode: 0o644 };
             let ino = core.create(ROOT, name, Kind::File(empty), creator, now, changes).unwrap();
             let content = Content::Blob(BlobId(core.take_id(&mut changes.rows)));
-            let sealed = Sealed { content, size: 5, mtime: now.wall, held_until: None };
+            let sealed =
+                Sealed { content, size: 5, mtime: now.wall, ctime: now.wall, held_until: None };
             core.seal(ino, &sealed, now, changes);
             ino
         };

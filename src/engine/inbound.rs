@@ -148,6 +148,9 @@ impl Core {
             return self.appeared(file, now, changes);
         };
         let Some(node) = self.tree.get(ino) else { return Inbound::Known };
+        if node.is_special() {
+            return self.hidden(path, "a pipe, socket or device here has the same name", changes);
+        }
         if node.local_only {
             return Inbound::Known;
         }

@@ -86,14 +86,16 @@ pub struct Sealed {
     pub content: Content,
     /// Its size.
     pub size: u64,
-    /// When it was last written.
+    /// When it was last written, or the time that was set since.
     pub mtime: Timestamp,
+    /// When it was last written.
+    pub ctime: Timestamp,
     /// Hold its record until then.
     pub held_until: Option<Duration>,
 }
 
 impl Core {
-    /// Creates a file, folder or symbolic link.
+    /// Creates an entry of any kind.
     ///
     /// # Errors
     /// When the name is bad or taken, or `parent` is no folder.
@@ -115,6 +117,7 @@ impl Core {
         let path = folder.join(name)?;
         let ino = Ino(self.take_id(&mut changes.rows));
         let is_dir = matches!(kind, Kind::Dir { .. });
+        let is_special = matches!(kind, Kind::Special { .. });
         let node = Node {
             ino,
             parent,
@@ -128,11 +131,11 @@ impl Core {
             ctime: now.wall,
             synced: None,
             origin: None,
-            local_only: self.rules.is_local_only(&path, is_dir),
+            local_only: is_special || self.rules.is_local_only(&path, is_dir),
         };
         let op = match node.kind {
             Kind::Dir { .. } => Some(Op::MakeDir),
-            Kind::Symlink { .. } => Some(Op::Put),
+            Kind::Symlink { .. } | Kind::Special { .. } => Some(Op::Put),
             // A file is recorded with its first content, at close.
             Kind::File(_) => None,
         };
@@ -146,7 +149,7 @@ impl Core {
         Ok(ino)
     }
 
-    /// Removes a file or symbolic link. With `open` the node lives on without a name.
+    /// Removes anything but a folder. With `open` the node lives on without a name.
     ///
     /// # Errors
     /// When there is no such name or it is a folder.
@@ -165,6 +168,8 @@ impl Core {
             return Err(LocalError::IsADirectory);
         }
         let path = self.tree.path_of(ino).ok_or(LocalError::Stale)?;
+        // Who has a pipe open is known to the kernel alone.
+        let open = open || node.is_special();
         let before = Occupant::of(node);
         self.detach(ino, open, changes);
         self.record_removal(&path, &before, None, now, changes);
@@ -242,7 +247,8 @@ impl Core {
         let Some(node) = self.tree.get_mut(ino) else { return false };
         let synced = node.synced.clone();
         node.mtime = sealed.mtime;
-        node.ctime = now.wall;
+        // Closing a file changes nothing that `stat` shows.
+        node.ctime = node.ctime.max(sealed.ctime);
         node.origin = None;
         let Some(body) = node.body_mut() else { return false };
         let old = body.content;
@@ -268,7 +274,7 @@ impl Core {
             };
             let (was, is_dir) = (node.local_only, node.is_dir());
             let is = self.rules.is_local_only(&path, is_dir);
-            if was == is {
+            if was == is || node.is_special() {
                 continue;
             }
             if let Some(node) = self.tree.get_mut(ino) {

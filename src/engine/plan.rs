@@ -223,7 +223,7 @@ impl Core {
                 (None, Content::Empty) => ItemSource::Nothing,
                 (None, Content::Damaged) => ItemSource::Damaged,
             },
-            (Op::Put, None | Some(Kind::Dir { .. })) => {
+            (Op::Put, None | Some(Kind::Dir { .. } | Kind::Special { .. })) => {
                 record.blob.map_or(ItemSource::Damaged, ItemSource::Blob)
             }
             _ => ItemSource::Nothing,
@@ -233,7 +233,7 @@ impl Core {
             mtime: (!node.is_dir()).then_some(node.mtime),
             symlink: match &node.kind {
                 Kind::Symlink { target } => Some(target.to_string()),
-                Kind::File(_) | Kind::Dir { .. } => None,
+                Kind::File(_) | Kind::Dir { .. } | Kind::Special { .. } => None,
             },
         });
         let mark = |slot: &mut Slot| {

@@ -71,7 +71,8 @@ impl Core {
                 // The first move put the target under the old name; make sure it stayed there.
                 self.tree.relocate(target, parent, &Arc::from(name));
             } else {
-                self.detach(target, target_open(target), changes);
+                let is_special = self.tree.get(target).is_some_and(Node::is_special);
+                self.detach(target, is_special || target_open(target), changes);
                 replaced = Some(target);
                 self.tree.relocate(ino, new_parent, &Arc::from(new_name));
             }
@@ -150,7 +151,8 @@ impl Core {
         // A file and a folder of one name are two things at the remote: the old one goes first.
         for (path, occupant) in before {
             let there = self.tree.resolve(path).and_then(|ino| self.tree.get(ino));
-            if there.is_some_and(|node| node.is_dir() != occupant.is_dir) {
+            let other_kind = |node: &Node| node.is_dir() != occupant.is_dir && !node.is_special();
+            if there.is_some_and(other_kind) {
                 let moved_to = moved.contains(&occupant.ino).then_some(occupant.ino);
                 self.record_removal(path, occupant, moved_to, now, changes);
             }
@@ -159,7 +161,7 @@ impl Core {
             let Some(path) = self.tree.path_of(ino) else { continue };
             let Some(node) = self.tree.get(ino) else { continue };
             let is_dir = node.is_dir();
-            let local_only = self.rules.is_local_only(&path, is_dir);
+            let local_only = node.is_special() || self.rules.is_local_only(&path, is_dir);
             let clean_origin = match (&node.origin, &node.synced, node.body()) {
                 (Some(origin), _, _) => Some(origin.clone()),
                 (None, Some(synced), Some(body))
@@ -189,7 +191,9 @@ impl Core {
             self.record_put(ino, &path, op, (base, base_content), None, now, changes);
         }
         for (path, occupant) in before {
-            if self.tree.resolve(path).is_none() {
+            let there = self.tree.resolve(path).and_then(|ino| self.tree.get(ino));
+            // What is never sent leaves the name free at the remote.
+            if there.is_none_or(Node::is_special) {
                 let moved_to = moved.contains(&occupant.ino).then_some(occupant.ino);
                 self.record_removal(path, occupant, moved_to, now, changes);
             }

@@ -415,7 +415,8 @@ impl Shared {
                 return Err(ResolveError::Changed);
             }
             let (content, size) = content.enter(core, &mut changes.rows);
-            let sealed = Sealed { content, size, mtime: now.wall, held_until: None };
+            let sealed =
+                Sealed { content, size, mtime: now.wall, ctime: now.wall, held_until: None };
             core.seal(ino, &sealed, now, changes);
             changes.invalidations.push(Invalidation::Node(ino));
             Ok(())

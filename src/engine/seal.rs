@@ -60,7 +60,7 @@ impl Shared {
             }
             self.contents.note_unscanned(ino);
         }
-        let mtime = state.mtime;
+        let (mtime, ctime) = (state.mtime, state.ctime);
         let offered = self.offer_base(ino);
         failpoint!("seal.begin");
         let sealed = self.step_then(done, |core, now, changes| {
@@ -77,7 +77,7 @@ impl Shared {
             };
             let size = size.or(node_body.map(|body| body.size)).unwrap_or_default();
             let held_until = hold.then(|| now.mono + core.settings.open_hold);
-            core.seal(ino, &Sealed { content, size, mtime, held_until }, now, changes);
+            core.seal(ino, &Sealed { content, size, mtime, ctime, held_until }, now, changes);
             Ok(())
         });
         failpoint!("seal.submitted");
@@ -196,12 +196,12 @@ impl Shared {
         self.contents.unsynced.note(file.file())?;
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
-        let mtime = state.mtime;
+        let (mtime, ctime) = (state.mtime, state.ctime);
         let offered = self.offer_base(ino);
         let moved = self.step_then(done, |core, now, changes| {
             let size = bytes.len() as u64;
             let held_until = Some(now.mono + core.settings.open_hold);
-            let sealed = Sealed { content: Content::File(id), size, mtime, held_until };
+            let sealed = Sealed { content: Content::File(id), size, mtime, ctime, held_until };
             core.seal(ino, &sealed, now, changes);
             Ok::<(), ()>(())
         });
@@ -232,7 +232,8 @@ impl Shared {
                 summed = self.contents.blocks(file).is_complete(body.size);
                 changes.rows.push(Row::DeleteSums(file));
             }
-            let sealed = Sealed { content: body.content, size: body.size, mtime, held_until };
+            let sealed =
+                Sealed { content: body.content, size: body.size, mtime, ctime: mtime, held_until };
             core.seal(ino, &sealed, now, changes);
             Ok::<(), ()>(())
         });

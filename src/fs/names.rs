@@ -7,7 +7,7 @@ use super::{Attributes, DirEntry, EntryKind, Fs, FsError, Reply};
 use crate::engine::local::{Creator, LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
 use crate::ignore_rules::RULES_NAME;
-use crate::node::{Content, FileBody, FileId, Ino, Kind, ROOT};
+use crate::node::{Content, FileBody, FileId, Ino, Kind, ROOT, Special};
 use crate::store::{Done, StoreError};
 
 /// An empty file.
@@ -90,6 +90,18 @@ impl Fs {
         self.make(parent, name, Kind::Symlink { target: Arc::from(target) }, creator, reply);
     }
 
+    /// Creates a pipe, socket or device.
+    pub fn make_special(
+        &self,
+        parent: Ino,
+        name: &str,
+        (what, device): (Special, u32),
+        creator: Creator,
+        reply: Reply<Attributes>,
+    ) {
+        self.make(parent, name, Kind::Special { what, device }, creator, reply);
+    }
+
     fn make(
         &self,
         parent: Ino,
@@ -106,20 +118,7 @@ impl Fs {
         let made = self.shared.step_then(slot.done(), |core, now, changes| {
             let ino = core.create(parent, name, kind, creator, now, changes)?;
             let node = core.tree.get(ino).ok_or(LocalError::Stale)?;
-            let attributes = Attributes {
-                ino,
-                kind: EntryKind::of(node),
-                size: node.size(),
-                exact: true,
-                mode: node.mode,
-                uid: node.uid,
-                gid: node.gid,
-                links: if node.is_dir() { 2 } else { 1 },
-                atime: node.atime,
-                mtime: node.mtime,
-                ctime: node.ctime,
-            };
-            slot.set(attributes);
+            slot.set(Attributes::of(node, if node.is_dir() { 2 } else { 1 }));
             Ok::<_, LocalError>(())
         });
         self.ended(made, &slot);

@@ -13,7 +13,9 @@ use super::schema;
 use super::table::Check;
 use crate::checksum::Checksum;
 use crate::digest::Digest;
-use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node, Origin, SMALL_MAX, Synced};
+use crate::node::{
+    BlobId, Content, FileBody, FileId, Ino, Kind, Node, Origin, SMALL_MAX, Special, Synced,
+};
 use crate::path::WsPath;
 use crate::record::{
     BaseContent, ConflictRow, How, Op, Record, RecordBase, RecordState, Resolution, Seq,
@@ -190,6 +192,10 @@ fn node(row: &SqlRow<'_>) -> rusqlite::Result<Option<Node>> {
             let size = id(row, "size")?.unwrap_or_default();
             Kind::File(FileBody { content, size, exact: row.get("exact")? })
         }
+        "pipe" => special(row, Special::Pipe)?,
+        "socket" => special(row, Special::Socket)?,
+        "char" => special(row, Special::CharDevice)?,
+        "block" => special(row, Special::BlockDevice)?,
         _ => return Ok(None),
     };
     let (Some(atime), Some(mtime), Some(ctime)) =
@@ -227,6 +233,10 @@ fn node(row: &SqlRow<'_>) -> rusqlite::Result<Option<Node>> {
         origin,
         local_only: row.get("local_only")?,
     }))
+}
+
+fn special(row: &SqlRow<'_>, what: Special) -> rusqlite::Result<Kind> {
+    Ok(Kind::Special { what, device: row.get::<_, Option<u32>>("device")?.unwrap_or_default() })
 }
 
 fn record(row: &SqlRow<'_>) -> rusqlite::Result<Option<Record>> {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 use super::damage::DamagedRow;
 use super::table::Table;
 use crate::checksum::Checksum;
-use crate::node::{BlobId, Content, FileId, Ino, Kind, Node};
+use crate::node::{BlobId, Content, FileId, Ino, Kind, Node, Special};
 use crate::path::WsPath;
 use crate::record::{ConflictRow, Record, RecordBase, RecordState, Seq};
 use crate::revision::Base;
@@ -41,6 +41,7 @@ static NODES: Table = Table::new(
         "origin",
         "local_only",
         "origin_digest",
+        "device",
     ],
 );
 static BLOBS: Table = Table::new("blobs", &["id", "data"]);
@@ -256,6 +257,11 @@ fn put_node(connection: &Connection, node: &Node) -> rusqlite::Result<()> {
         Kind::File(_) => ("file", false, None),
         Kind::Dir { explicit } => ("dir", *explicit, None),
         Kind::Symlink { target } => ("symlink", false, Some(&**target)),
+        Kind::Special { what, .. } => (special_word(*what), false, None),
+    };
+    let device = match node.kind {
+        Kind::Special { device, .. } => Some(device),
+        Kind::File(_) | Kind::Dir { .. } | Kind::Symlink { .. } => None,
     };
     let (content, content_id) = match body.map(|body| body.content) {
         None => (None, None),
@@ -292,8 +298,19 @@ fn put_node(connection: &Connection, node: &Node) -> rusqlite::Result<()> {
             origin.map(|origin| origin.path.as_str()),
             node.local_only,
             origin.and_then(|origin| origin.digest.as_ref()).map(|digest| &digest.as_bytes()[..]),
+            device,
         ],
     )
+}
+
+/// How a pipe, socket or device is named in the column `kind`.
+fn special_word(what: Special) -> &'static str {
+    match what {
+        Special::Pipe => "pipe",
+        Special::Socket => "socket",
+        Special::CharDevice => "char",
+        Special::BlockDevice => "block",
+    }
 }
 
 fn put_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> {

@@ -75,6 +75,10 @@ ALTER TABLE conflicts ADD COLUMN base_digest BLOB;
     "
 ALTER TABLE nodes ADD COLUMN origin_digest BLOB;
 ",
+    // Pipes, sockets and devices.
+    "
+ALTER TABLE nodes ADD COLUMN device INTEGER;
+",
 ];
 
 /// A table and the column by which its rows are found.

@@ -34,6 +34,7 @@ mod promises;
 mod recovery;
 mod shell_life;
 mod smoke;
+mod special;
 mod stopping;
 #[allow(dead_code, reason = "tests/failpoints uses parts of it that these tests do not")]
 mod support;

@@ -119,7 +119,8 @@ impl Bench {
         let name = format!("f{n:03}");
         let ino = self.core.create(ROOT, &name, empty, creator, self.now, changes).unwrap();
         let mtime = self.now.wall;
-        let sealed = Sealed { content: Content::Empty, size: 0, mtime, held_until: None };
+        let sealed =
+            Sealed { content: Content::Empty, size: 0, mtime, ctime: mtime, held_until: None };
         self.core.seal(ino, &sealed, self.now, changes);
         ino
     }

@@ -74,7 +74,7 @@ impl World {
             // The outbox knows of a working file's change before its first byte is there.
             let content = Content::File(file);
             let held_until = Some(self.now.mono + OPEN_HOLD);
-            let sealed = Sealed { content, size, mtime, held_until };
+            let sealed = Sealed { content, size, mtime, ctime: mtime, held_until };
             self.step(at, &Cause::Nothing, |core, now, changes| {
                 core.seal(ino, &sealed, now, changes);
             });
@@ -96,7 +96,7 @@ impl World {
             self.mounts[at].disk.files.insert(file, bytes);
         }
         let held_until = (how == Body::Open).then_some(self.now.mono + OPEN_HOLD);
-        let sealed = Sealed { content, size, mtime, held_until };
+        let sealed = Sealed { content, size, mtime, ctime: mtime, held_until };
         self.written.extend((bytes != 0).then_some((bytes, at)));
         self.step(at, &Cause::Nothing, |core, now, changes| {
             let ino = there.unwrap_or_else(|| {

@@ -209,7 +209,9 @@ impl Mount {
     pub(super) fn view(&self, remote: &Remote) -> Reader {
         let entry = |node: &Node| match node.kind {
             Kind::Dir { .. } => Entry::Dir,
-            Kind::File(_) | Kind::Symlink { .. } => Entry::File(self.bytes_of(node.ino, remote)),
+            Kind::File(_) | Kind::Symlink { .. } | Kind::Special { .. } => {
+                Entry::File(self.bytes_of(node.ino, remote))
+            }
         };
         let named = |node: &Node| Some((self.core.tree.path_of(node.ino)?, entry(node)));
         let nodes = self.core.tree.nodes().filter(|node| node.ino != ROOT);

@@ -52,7 +52,8 @@ impl Bench {
         let mut changes = Changes::default();
         let blob = BlobId(self.core.take_id(&mut changes.rows));
         let content = Content::Blob(blob);
-        let sealed = Sealed { content, size, mtime: self.now.wall, held_until: None };
+        let sealed =
+            Sealed { content, size, mtime: self.now.wall, ctime: self.now.wall, held_until: None };
         self.core.seal(ino, &sealed, self.now, &mut changes);
         changes.rows.push(Row::PutBlob(blob, Bytes::new()));
         ino
@@ -297,7 +298,13 @@ fn an_open_changed_file_waits_unless_somebody_is_in_a_hurry() {
     let ino = bench.write(ROOT, "f", 10);
     let held_until = Some(bench.now.mono + Duration::from_secs(5));
     let body = bench.core.tree.get(ino).unwrap().body().copied().unwrap();
-    let sealed = Sealed { content: body.content, size: 10, mtime: bench.now.wall, held_until };
+    let sealed = Sealed {
+        content: body.content,
+        size: 10,
+        mtime: bench.now.wall,
+        ctime: bench.now.wall,
+        held_until,
+    };
     bench.core.seal(ino, &sealed, bench.now, &mut Changes::default());
     bench.pass(Duration::from_secs(1));
     let plan = bench.plan();
