@@ -16,8 +16,8 @@ use crate::support::{Mount, TestServer, bytes, shell, wait_for};
 macro_rules! program_or_skip {
     ($program:literal) => {
         if !crate::shell_life::has_program($program) {
-            eprintln!("SKIPPED {}: {} is not installed", module_path!(), $program);
-            return;
+            let why = format!("{}: {} is not installed", module_path!(), $program);
+            return crate::support::skip(&why);
         }
     };
 }

@@ -17,12 +17,20 @@ pub use server::{Kind, TestServer};
 /// How long a test waits for something that should happen at once. Generous: machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Says that a test is skipped. Where everything must be there, as in CI, that is a failure.
+#[track_caller]
+pub fn skip(why: &str) {
+    let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(!must, "SKIPPED {why}, which must not be where CI=true");
+    eprintln!("SKIPPED {why}");
+}
+
 /// Skips the test, loudly, where FUSE cannot be used.
 #[macro_export]
 macro_rules! fuse_or_skip {
     () => {
         if let Err(error) = mountd::fuse::session::check_available() {
-            eprintln!("SKIPPED {}: {error}", module_path!());
+            $crate::support::skip(&format!("{}: {error}", module_path!()));
             return;
         }
     };
