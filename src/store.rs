@@ -99,6 +99,9 @@ pub struct Opened {
     pub salvage: Option<Salvage>,
 }
 
+/// What the rows of one entry that moves take in the log, at most: its node and two records.
+const ENTRY_BYTES: u64 = 2 << 10;
+
 /// Up to this size a database is checked page by page whenever it is opened; bytes.
 const CHECK_BYTES_MAX: u64 = 64 << 20;
 
@@ -231,6 +234,12 @@ impl Store {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.writer.has_room()
+    }
+
+    /// Whether a step that changes so many entries at once may be begun.
+    #[must_use]
+    pub fn has_room_for(&self, entries: usize) -> bool {
+        self.writer.has_room_for(ENTRY_BYTES * entries as u64)
     }
 
     /// Submits rows without waiting for them.

@@ -310,7 +310,7 @@ fn explained(error: &ResolveError, id: &str) -> ErrorBody {
             "look at what is left in the copy, then resolve it with --theirs or --merged FILE",
         ),
         ResolveError::Local(_) => refused(message),
-        ResolveError::Disk(_) | ResolveError::Store(_) => {
+        ResolveError::Disk(_) | ResolveError::Full | ResolveError::Store(_) => {
             ErrorBody::new(ErrorCode::Internal, message)
         }
     }

@@ -89,7 +89,10 @@ pub enum ResolveError {
     /// The copy, or the local disk.
     #[error("local disk: {0}")]
     Disk(#[from] io::Error),
-    /// The database.
+    /// There is no room to record it.
+    #[error("the disk that holds the state folder is full")]
+    Full,
+    /// The database. What was decided comes about once it can be recorded.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -206,6 +209,9 @@ impl Shared {
         how: How,
         act: impl FnOnce(&mut Core, Now, &mut Changes) -> Result<T, ResolveError>,
     ) -> Result<T, ResolveError> {
+        if !self.store.has_room() {
+            return Err(ResolveError::Full);
+        }
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done = Box::new(move |result| drop(tell.send(result)));
         let step = self.step_then(done, |core, now, changes| {
@@ -247,7 +253,7 @@ impl Shared {
             core.check_writable()?;
             Ok(core.place_beside(conflict, content, now, changes)?)
         });
-        self.discard_unless(placed.is_ok(), file);
+        self.discard_unless(has_entered(&placed), file);
         placed.map(Some)
     }
 
@@ -310,7 +316,7 @@ impl Shared {
             let placed = self.commit(conflict, how, |core, now, changes| {
                 Ok(core.place(&conflict.path, content, now, changes)?)
             });
-            self.discard_unless(placed.is_ok(), file);
+            self.discard_unless(has_entered(&placed), file);
             placed?;
             return Ok(path);
         };
@@ -422,11 +428,13 @@ impl Shared {
             Ok(())
         });
         self.withdraw_base(offered);
-        self.discard_unless(put.is_ok(), file);
-        put?;
-        state.body = Body::Unloaded;
-        state.generation += 1;
-        Ok(())
+        let entered = has_entered(&put);
+        self.discard_unless(entered, file);
+        if entered {
+            state.body = Body::Unloaded;
+            state.generation += 1;
+        }
+        put
     }
 
     /// Removes again what we had removed when it was edited there; the edit is kept in a copy.
@@ -479,6 +487,12 @@ impl Shared {
             self.contents.discard(file.into_iter().collect());
         }
     }
+}
+
+/// Whether a content has its node. A step whose commit failed was taken all the same, and is committed
+/// once that can be done.
+fn has_entered<T>(step: &Result<T, ResolveError>) -> bool {
+    matches!(step, Ok(_) | Err(ResolveError::Store(_)))
 }
 
 /// A content that is to take a name.

@@ -165,7 +165,12 @@ impl Fs {
         if let Err(error) = self.need_room() {
             return reply(Err(error));
         }
-        if let Err(error) = self.seal_moved(from, (mode == RenameMode::Exchange).then_some(to)) {
+        let other = (mode == RenameMode::Exchange).then_some(to);
+        // All that is in a folder moves in one step.
+        if !self.shared.store.has_room_for(self.entries_of(from, other)) {
+            return reply(Err(StoreError::Full.into()));
+        }
+        if let Err(error) = self.seal_moved(from, other) {
             return reply(Err(error));
         }
         if mode == RenameMode::Exchange {
@@ -228,6 +233,14 @@ impl Fs {
             }
             rest(again);
         });
+    }
+
+    fn entries_of(&self, from: (Ino, &str), to: Option<(Ino, &str)>) -> usize {
+        let core = self.shared.core();
+        let count = |(parent, name): (Ino, &str)| {
+            core.tree.child(parent, name).map_or(0, |top| core.tree.subtree(top).len())
+        };
+        std::iter::once(from).chain(to).map(count).sum()
     }
 
     fn seal_moved(&self, from: (Ino, &str), to: Option<(Ino, &str)>) -> Result<(), FsError> {
@@ -452,7 +465,13 @@ fn give<T>(mut state: std::sync::MutexGuard<'_, SlotState<T>>) {
         (state.reply.take(), state.value.take(), state.committed.take());
     drop(state);
     if let (Some(reply), Some(value), Some(committed)) = (reply, value, committed) {
-        reply(committed.map(|()| value).map_err(FsError::from));
+        // Its step is not taken back: once there is room it comes about. `ENOSPC` would say that it
+        // will not.
+        let not_known = |error| match error {
+            StoreError::Full => StoreError::Failed("not recorded yet: the disk is full".to_owned()),
+            error => error,
+        };
+        reply(committed.map(|()| value).map_err(|error| not_known(error).into()));
     }
 }
 

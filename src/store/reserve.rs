@@ -72,6 +72,19 @@ impl Reserve {
         !self.short.load(Ordering::Acquire)
     }
 
+    /// Whether there is room for a step that writes about so many bytes: one that takes little may be
+    /// begun whenever the reserve is whole.
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
+        let enough = || {
+            let least = self.bytes()? / 2;
+            let folder = self.path.parent().unwrap_or(Path::new("."));
+            let disk = nix::sys::statvfs::statvfs(folder).map_err(io::Error::from)?;
+            let free = disk.blocks_available() * disk.fragment_size();
+            Ok::<_, io::Error>(bytes <= least.max(free))
+        };
+        self.has_room() && enough().unwrap_or(true)
+    }
+
     fn take(&self) -> io::Result<()> {
         let bytes = i64::try_from(self.bytes()?).unwrap_or(i64::MAX);
         let file = File::options().create(true).append(true).mode(0o600).open(&self.path)?;

@@ -148,6 +148,10 @@ impl Writer {
         self.shared.reserve.has_room()
     }
 
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
+        self.shared.reserve.has_room_for(bytes)
+    }
+
     pub(super) fn checkpoint(&self) {
         lock(&self.shared.queue).checkpoint = true;
         self.shared.work.notify_one();

@@ -107,8 +107,9 @@ fn a_large_file_that_cannot_be_synced_fails_its_close() {
     assert!(run.a.at("others").is_dir());
 }
 
-/// Where the disk of the state folder is full, calls say so. Once there is room again everything goes
-/// on, and a restart shows what was shown before.
+/// Where the disk of the state folder is full and not even the room set aside helps, calls say what is
+/// true: `ENOSPC` where nothing was changed, `EIO` where it is not known yet whether it will be. Once there
+/// is room again everything goes on, and a restart shows what was shown before.
 #[test]
 fn a_full_disk_at_a_commit_is_told_and_passes() {
     crate::fuse_or_skip!();
@@ -125,10 +126,18 @@ fn a_full_disk_at_a_commit_is_told_and_passes() {
         ("chmod", Op::Chmod("/before", 0o600)),
     ];
     for (what, op) in full {
+        let before = tree(&run.a.path()).unwrap();
         let error = op.perform(&run.a.path()).expect_err(what);
-        let told = error.raw_os_error();
-        // A later call may meet what an earlier one left.
-        assert!(told == Some(ENOSPC) || error.kind() == ErrorKind::NotFound, "{what}: {error}");
+        let unchanged = tree(&run.a.path()).unwrap() == before;
+        match error.raw_os_error() {
+            // Of bytes that were written it says that they could not be recorded.
+            Some(ENOSPC) => {
+                assert!(unchanged || what == "write", "{what} was refused and happened")
+            }
+            Some(EIO) => assert!(!unchanged, "{what} is said to be unknown and did not happen"),
+            // A later call may meet what an earlier one left.
+            _ => assert_eq!(error.kind(), ErrorKind::NotFound, "{what}: {error}"),
+        }
     }
     arm_mount(&run.a, "store.commit.begin=off");
     wait_for("calls succeed again", || fs::write(run.a.at("room"), b"room").ok());
@@ -139,4 +148,42 @@ fn a_full_disk_at_a_commit_is_told_and_passes() {
     run.a.kill9();
     run.a.start();
     assert_eq!(tree(&run.a.path()).unwrap(), shown);
+}
+
+/// The same for a conflict that a person ends: what was to take the name is not thrown away because it
+/// could not be recorded at once.
+#[test]
+fn a_full_disk_while_a_conflict_is_resolved_loses_no_content() {
+    crate::fuse_or_skip!();
+    let mut run = begin();
+    run.op(Op::Write("/f", bytes(1, 200_000)));
+    run.a.flush();
+    assert!(run.a.ctl(&["pause"]).status.success());
+    let (ours, theirs) = (bytes(2, 210_000), bytes(3, 220_000));
+    fs::write(run.a.at("f"), &ours).unwrap();
+    run.server.http.put("/f", &theirs);
+    assert!(run.a.ctl(&["resume"]).status.success());
+    wait_for("the conflict", || (run.a.status()["conflicts"]["open"] == 1).then_some(()));
+    assert!(fs::read(run.a.at("f")).unwrap() == theirs);
+    assert!(run.a.ctl(&["pause"]).status.success());
+    arm_mount(&run.a, "store.commit.begin=return(28)");
+    let resolve = || run.a.ctl(&["conflicts", "resolve", "--all", "--ours", "--yes"]);
+    assert!(!resolve().status.success(), "it cannot be recorded");
+    arm_mount(&run.a, "store.commit.begin=off");
+    wait_for("it is resolved", || {
+        resolve();
+        (run.a.status()["conflicts"]["open"] == 0).then_some(())
+    });
+    wait_for("what it replaced is removed", || {
+        let left = fs::read_dir(run.a.state().join("files")).unwrap().count();
+        (left <= 1).then_some(())
+    });
+    // By the thread that removes.
+    File::open(run.a.path()).unwrap().sync_all().unwrap();
+    run.a.kill9();
+    run.a.start();
+    assert!(fs::read(run.a.at("f")).unwrap() == ours);
+    assert!(run.a.ctl(&["resume"]).status.success());
+    run.a.flush();
+    assert!(run.server.http.get("/f").unwrap().0 == ours);
 }

@@ -148,6 +148,32 @@ fn what_a_full_disk_refuses_has_changed_nothing() {
     assert_eq!(server.get("/emptied").unwrap().0, b"there is room again");
 }
 
+/// A folder that holds more than there is room to record the move of stays where it is, as a whole.
+#[test]
+fn a_folder_that_cannot_be_recorded_is_not_moved() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::new();
+    let mut mount = disk.mount(&server);
+    shell(&mount.path(), "mkdir many; for n in $(seq 800); do : > many/$n; done");
+    mount.flush();
+    disk.fill();
+    let refused = fs::rename(mount.at("many"), mount.at("moved")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::StorageFull);
+    let look = |mount: &Mount| {
+        assert!(!mount.at("moved").exists());
+        assert_eq!(fs::read_dir(mount.at("many")).unwrap().count(), 800);
+    };
+    look(&mount);
+    mount.kill9();
+    disk.free();
+    mount.start();
+    look(&mount);
+    fs::rename(mount.at("many"), mount.at("moved")).unwrap();
+    mount.flush();
+    assert_eq!(server.files().keys().filter(|path| path.starts_with("/moved/")).count(), 800);
+}
+
 /// What is recorded is sent with the room that was set aside, however full the disk is.
 #[test]
 fn what_was_written_is_sent_while_the_disk_is_full() {
