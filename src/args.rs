@@ -25,6 +25,9 @@ pub enum Command {
     /// Mount a workspace and serve it until Ctrl-C, SIGTERM or `mountctl unmount`
     #[command(after_help = MOUNT_HELP)]
     Mount(Box<MountArgs>),
+    /// Look at everything that lies in the state folder of a mount that does not run, and put right
+    /// what can be put right; nothing is removed
+    Repair(RepairArgs),
     /// Serve workspaces over HTTP from a folder, for several mounts and machines
     Serve(ServeArgs),
 }
@@ -109,6 +112,26 @@ pub struct MountArgs {
     /// Allow plain http to hosts other than loopback; anybody on the way can read the token
     #[arg(long)]
     pub insecure_http: bool,
+}
+
+/// Options of `mountd repair`.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Name of the mount
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Folder below which its state is kept (default: the user's state folder)
+    #[arg(long, value_name = "DIR", env = "MOUNTD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Folder below which its working files are kept (default: where they were at its last start)
+    #[arg(long, value_name = "DIR", env = "MOUNTD_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Change nothing, only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `mountd serve`.

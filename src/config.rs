@@ -9,7 +9,7 @@ use mountctl::paths;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::args::MountArgs;
+use crate::args::{MountArgs, RepairArgs};
 use crate::conflict_policy::Policies;
 use crate::path::WsPath;
 use crate::remote::http::check_url;
@@ -236,6 +236,42 @@ impl Config {
             conflict_keep: args.conflict_keep,
             allow_other: args.allow_other,
             threads: usize::from(args.threads),
+        })
+    }
+}
+
+/// What a repair needs to know.
+#[derive(Debug)]
+pub struct RepairConfig {
+    /// Name of the mount.
+    pub name: String,
+    /// Folder with database, lock and conflict copies.
+    pub state_dir: PathBuf,
+    /// Folder with the working files, where it was named.
+    pub files_dir: Option<PathBuf>,
+    /// Change nothing.
+    pub dry_run: bool,
+}
+
+impl RepairConfig {
+    /// Resolves what was typed.
+    ///
+    /// # Errors
+    /// When a value makes no sense.
+    pub fn resolve(args: &RepairArgs, env: &Env) -> Result<Self, Report> {
+        let name = args.name.clone();
+        if !paths::is_valid_name(&name) {
+            return Err(usage(format!("`{name}` cannot be the name of a mount")));
+        }
+        let below = |root: &PathBuf| Ok(absolute(root)?.join(&name));
+        Ok(Self {
+            state_dir: match &args.state_dir {
+                Some(root) => below(root)?,
+                None => paths::state_dir(env, &name),
+            },
+            files_dir: args.cache_dir.as_ref().map(below).transpose()?,
+            dry_run: args.dry_run,
+            name,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! of the daemon and root are let in, by the kernel's word on who is at the other end.
 
 mod approvals;
+pub mod check;
 mod conflicts;
 mod events;
 mod link;
@@ -182,6 +183,7 @@ pub async fn serve(
             get(approvals::show).post(approvals::decide),
         )
         .merge(conflicts::routes())
+        .route(route::CHECK, post(check::check))
         .route(route::EVENTS, get(events::events))
         .route(route::UNMOUNT, post(unmount))
         .fallback(unknown)

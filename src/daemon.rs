@@ -2,6 +2,7 @@
 
 mod embedded;
 mod recover;
+mod repair;
 mod reports;
 mod state_folder;
 
@@ -43,6 +44,8 @@ use crate::watch;
 /// How long the last tasks may take when the process ends.
 const RUNTIME_END: Duration = Duration::from_secs(2);
 
+pub use self::repair::repair;
+
 /// Runs a mount until it is told to stop.
 ///
 /// # Errors
@@ -70,9 +73,11 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     let known = config.state_dir.join("state.db").exists();
     check_private(&config)?;
     // A state folder in use says so before anything else is looked at.
-    let lock = if config.state_dir.exists() { Some(lock_state(&config)?) } else { None };
+    let lock = || lock_state(&config.name, &config.state_dir);
+    let held = config.state_dir.exists().then(lock).transpose()?;
     // Damage is found, and told, before anything is mounted.
-    let opened = if known { Some(recover::open_state(&config, started_at)?) } else { None };
+    let open = || recover::open_state(&config.state_dir, started_at);
+    let opened = known.then(open).transpose()?;
     if let Some(opened) = &opened {
         check_identity(&config, &opened.loaded)?;
     }
@@ -85,14 +90,8 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
         preflight(&config, &remote).await?;
     }
     make_private(&config.state_dir)?;
-    let lock = match lock {
-        Some(lock) => lock,
-        None => lock_state(&config)?,
-    };
-    let opened = match opened {
-        Some(opened) => opened,
-        None => recover::open_state(&config, started_at)?,
-    };
+    let lock = held.map_or_else(lock, Ok)?;
+    let opened = opened.map_or_else(open, Ok)?;
     let parts = build(&config, &mountpoint, opened, Arc::clone(&remote), &clock)?;
     let listener = control::bind(&config.socket)
         .map_err(|error| failure(format!("control socket {}: {error}", config.socket.display())))?;
@@ -293,6 +292,7 @@ fn build(
         ("workspace", config.source.workspace().to_owned()),
         ("server", config.source.server()),
         ("mountpoint", mountpoint.display().to_string()),
+        ("files_dir", config.files_dir.display().to_string()),
     ]);
     changes.rows.extend(meta.into_iter().map(|(key, value)| Row::SetMeta(key, Some(value))));
     store.commit_and_wait(changes.rows, false).map_err(|error| store_report(&error))?;

@@ -35,6 +35,9 @@ pub const POINTS: &[&str] = &[
     "start.swept",
     "start.committed",
     "start.mounted",
+    // Repairing.
+    "repair.looked",
+    "repair.committed",
     // Calls on open files.
     "fs.create",
     "fs.write.memory",

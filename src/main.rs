@@ -4,16 +4,22 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use mountctl::api::{Envelope, Meta, schema};
+use mountctl::checked;
 use mountctl::env::Env;
-use mountd::args::{Cli, Command};
-use mountd::config::{Config, DaemonEnv};
+use mountd::args::{Cli, Command, RepairArgs};
+use mountd::clock::SystemClock;
+use mountd::config::{Config, DaemonEnv, RepairConfig};
 use mountd::report::Report;
 use mountd::{daemon, serve, telemetry};
+
+/// The version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(report) => {
             drop(writeln!(io::stderr(), "{report}"));
             report.exit.into()
@@ -21,7 +27,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Report> {
+fn run(cli: Cli) -> Result<ExitCode, Report> {
     #[cfg(feature = "failpoints")]
     mountd::failpoints::arm_from_environment()
         .map_err(|why| Report::new(mountctl::api::ExitCode::Usage, "FAILPOINTS", why))?;
@@ -38,10 +44,38 @@ fn run(cli: Cli) -> Result<(), Report> {
             let env = DaemonEnv::from_process();
             forget_token();
             let config = Config::resolve(&args, &Env::from_process(), env)?;
-            daemon::mount(config, &mut out)
+            daemon::mount(config, &mut out).map(|()| ExitCode::SUCCESS)
         }
-        Command::Serve(args) => serve::serve(args, &mut out),
+        Command::Repair(args) => repair(&args, &mut out),
+        Command::Serve(args) => serve::serve(args, &mut out).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// Checks a state folder and says what was found.
+fn repair(args: &RepairArgs, out: &mut dyn io::Write) -> Result<ExitCode, Report> {
+    let clock = SystemClock::start();
+    let config = RepairConfig::resolve(args, &Env::from_process());
+    let reply = match config.and_then(|config| daemon::repair(&config)) {
+        Ok(reply) => reply,
+        Err(report) if args.json => {
+            let meta = Meta::new(schema::ERROR, clock.monotonic());
+            let document = Envelope::<()>::failure(report.to_error(), meta);
+            drop(writeln!(out, "{}", serde_json::to_string(&document).unwrap_or_default()));
+            return Ok(report.exit.into());
+        }
+        Err(report) => return Err(report),
+    };
+    let code = reply.exit_code();
+    let text = if args.json {
+        let meta = Meta::new(schema::CHECK, clock.monotonic());
+        let document =
+            Envelope::success(reply, Meta { daemon_version: Some(VERSION.to_owned()), ..meta });
+        serde_json::to_string(&document).unwrap_or_default()
+    } else {
+        checked::lines(&reply).join("\n")
+    };
+    drop(writeln!(out, "{text}"));
+    Ok(code.into())
 }
 
 /// Tokens and other people's files must not end up in a core file, nor be read out of this process

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mountctl::api::ExitCode;
+use mountctl::api::{ErrorBody, ErrorCode, ExitCode};
 
 /// A failure as the user sees it.
 #[derive(Debug)]
@@ -30,6 +30,24 @@ impl Report {
     pub fn why(mut self, why: impl Into<String>) -> Self {
         self.why = Some(why.into());
         self
+    }
+
+    /// The report as the documents of the API carry it.
+    #[must_use]
+    pub fn to_error(&self) -> ErrorBody {
+        let code = match self.exit {
+            ExitCode::NotFound => ErrorCode::NotFound,
+            ExitCode::Usage => ErrorCode::InvalidArgument,
+            ExitCode::AlreadyRunning => ErrorCode::IllegalTransition,
+            _ => ErrorCode::Internal,
+        };
+        let mut error = ErrorBody::new(code, self.what.clone());
+        error.suggestion.clone_from(&self.fix);
+        let details = [("report", Some(self.code)), ("why", self.why.as_deref())];
+        for (name, text) in details {
+            error.details.extend(text.map(|text| (name.to_owned(), text.into())));
+        }
+        error
     }
 
     /// Says what to do next.

@@ -97,6 +97,8 @@ pub struct Opened {
     pub log: LogCheck,
     /// What was saved, when the database was damaged and had to be made anew.
     pub salvage: Option<Salvage>,
+    /// Where rows that are not believed are kept; for whoever keeps them.
+    pub kept_rows: Option<PathBuf>,
 }
 
 /// What the rows of one entry that moves take in the log, at most: its node and two records.
@@ -134,9 +136,15 @@ impl Store {
                 let (store, mut loaded) = read()?;
                 loaded.damaged.extend(salvage.damaged.iter().cloned());
                 loaded.rebuilt = true;
-                Ok(Opened { store, loaded, log, salvage: Some(salvage) })
+                Ok(Opened { store, loaded, log, salvage: Some(salvage), kept_rows: None })
             }
-            read => read.map(|(store, loaded)| Opened { store, loaded, log, salvage: None }),
+            read => read.map(|(store, loaded)| Opened {
+                store,
+                loaded,
+                log,
+                salvage: None,
+                kept_rows: None,
+            }),
         }
     }
 

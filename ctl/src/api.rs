@@ -9,6 +9,7 @@
 
 mod approvals;
 mod calls;
+mod check;
 mod conflicts;
 mod envelope;
 mod exit;
@@ -21,6 +22,7 @@ pub use calls::{
     OutboxOp, OutboxRecord, PauseReply, PauseRequest, RecordState, ResumeReply, ResumeRequest,
     UnmountReply, UnmountRequest,
 };
+pub use check::{CheckReply, CheckRequest, Finding, FindingOutcome};
 pub use conflicts::{
     ConflictDetail, ConflictDiff, ConflictList, ConflictNow, ConflictRecord, ConflictResolution,
     ConflictsQuery, CopyFlaw, Ours, ResolveReply, ResolveRequest, ResolveResult, ResolveWith,
@@ -84,6 +86,8 @@ pub mod schema {
     pub const CONFLICT_DIFF: &str = "mountd.conflict_diff/1";
     /// Reply of `POST /v1/conflicts/resolve`.
     pub const RESOLVE: &str = "mountd.resolve/1";
+    /// Reply of `POST /v1/check`, and what `mountd repair --json` prints.
+    pub const CHECK: &str = "mountd.check/1";
     /// Reply of `POST /v1/unmount`.
     pub const UNMOUNT: &str = "mountd.unmount/1";
     /// Versions of `mountctl` and of the daemons (`mountctl version --json`).
@@ -128,6 +132,8 @@ pub mod route {
     pub const CONFLICT_RESOLVE: &str = "/v1/conflicts/{id}/resolve";
     /// `POST`: ends several conflicts.
     pub const RESOLVE: &str = "/v1/conflicts/resolve";
+    /// `POST`: looks at everything that lies in the state folder.
+    pub const CHECK: &str = "/v1/check";
     /// `GET`: the event stream.
     pub const EVENTS: &str = "/v1/events";
     /// `POST`: drains for a bounded time, then unmounts and ends the daemon.

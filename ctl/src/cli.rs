@@ -95,6 +95,12 @@ pub enum Command {
     Conflicts(ConflictsArgs),
     /// Show what happens: local and remote changes, uploads, conflicts.
     Events(EventsArgs),
+    /// Look at everything that lies in the state folder, running or not, and put right what can be put
+    /// right: what the server has is fetched again, what only this machine has is kept and reported.
+    ///
+    /// Nothing is removed; what is damaged is set aside as `NAME.corrupt.<UTC time>`. Exits 7 when
+    /// something is left for a person.
+    Repair(RepairArgs),
     /// Send what is left for a bounded time, then unmount.
     Unmount(UnmountArgs),
     /// Show the versions of this program and of the running daemons.
@@ -285,6 +291,17 @@ pub struct EventsArgs {
     /// Only paths that fit: `*` and `?` within a name, `**` across folders.
     #[arg(long, value_name = "GLOB")]
     pub path: Option<String>,
+}
+
+/// Arguments of `repair`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RepairArgs {
+    /// Change nothing, only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where the state of a mount that does not run is kept, if it was started with --state-dir.
+    #[arg(long, value_name = "DIR", requires = "mount")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Arguments of `unmount`.

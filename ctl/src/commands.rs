@@ -9,6 +9,7 @@ mod flush;
 mod mounts;
 mod outbox;
 mod pause;
+mod repair;
 mod resume;
 mod status;
 mod survey;
@@ -98,6 +99,7 @@ async fn dispatch(ctx: Ctx<'_>, command: Command) -> Outcome {
         Command::Approve(args) => approvals::approve(ctx, args).await,
         Command::Conflicts(args) => conflicts::run(ctx, args).await,
         Command::Events(args) => events::run(ctx, &args).await,
+        Command::Repair(args) => repair::run(ctx, &args).await,
         Command::Unmount(args) => unmount::run(ctx, &args).await,
         Command::Version => version::run(ctx).await,
     }

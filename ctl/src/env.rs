@@ -22,6 +22,8 @@ pub struct Env {
     pub tmp_dir: Option<PathBuf>,
     /// The current folder; `None` when it cannot be told.
     pub current_dir: Option<PathBuf>,
+    /// This program, where that can be told.
+    pub exe: Option<PathBuf>,
     /// `MOUNTD_JSON` asks for JSON.
     pub json: bool,
     /// `NO_COLOR` is set and not empty.
@@ -49,6 +51,7 @@ impl Env {
             xdg_state_home: folder("XDG_STATE_HOME"),
             tmp_dir: None,
             current_dir: current_dir(),
+            exe: std::env::current_exe().ok(),
             json: set("MOUNTD_JSON"),
             no_color: text("NO_COLOR").is_some(),
             color_force: set("CLICOLOR_FORCE"),

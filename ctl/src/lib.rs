@@ -8,6 +8,7 @@
 //! answer exactly then.
 
 pub mod api;
+pub mod checked;
 pub mod cli;
 pub mod client;
 mod clock;
@@ -19,6 +20,7 @@ pub mod glob;
 pub mod out;
 pub mod paths;
 pub mod persisted;
+mod program;
 #[cfg(test)]
 mod testing;
 pub mod text;

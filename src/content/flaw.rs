@@ -66,3 +66,20 @@ impl fmt::Display for Flaw {
         f.write_str(&self.why)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_bytes_is_told_apart() {
+        let kind = |error: io::Error| Flaw::from(error).kind;
+        let folder = tempfile::tempdir().unwrap();
+        let missing = std::fs::read(folder.path().join("none")).unwrap_err();
+        assert_eq!(kind(missing), FlawKind::Missing);
+        assert_eq!(kind(io::Error::from(io::ErrorKind::InvalidData)), FlawKind::Mismatched);
+        // What a disk answers that cannot read a sector, and what reading a folder gives.
+        assert_eq!(kind(io::Error::from_raw_os_error(5)), FlawKind::Unreadable);
+        assert_eq!(kind(std::fs::read(folder.path()).unwrap_err()), FlawKind::Unreadable);
+    }
+}

@@ -36,9 +36,9 @@ pub(super) struct Lost {
 }
 
 /// Opens the database; says on standard error what was found wrong with it.
-pub(super) fn open_state(config: &Config, at: Timestamp) -> Result<Opened, Report> {
-    let path = config.state_dir.join("state.db");
-    let opened = Store::open_checked(&path, &|path| aside_path(path, at))
+pub(super) fn open_state(folder: &Path, at: Timestamp) -> Result<Opened, Report> {
+    let path = folder.join("state.db");
+    let mut opened = Store::open_checked(&path, &|path| aside_path(path, at))
         .map_err(|error| store_report(&error))?;
     if opened.log.mended > 0 {
         tracing::error!(bits = opened.log.mended, "flipped bits of the database's log turned back");
@@ -54,7 +54,7 @@ pub(super) fn open_state(config: &Config, at: Timestamp) -> Result<Opened, Repor
         let (why, rows, aside) = (&salvage.why, salvage.rows, salvage.aside.display());
         tracing::error!(%why, rows, %aside, "the state database was damaged and made anew");
     }
-    keep_rows(config, &opened.loaded, at)
+    opened.kept_rows = keep_rows(folder, &opened.loaded, at)
         .map_err(|error| failure(format!("keep damaged rows: {error}")))?;
     Ok(opened)
 }
@@ -80,18 +80,19 @@ pub(super) fn check_known(config: &Config, loaded: &Loaded) -> Result<(), Report
 }
 
 /// Writes rows that are not believed into a file of their own.
-fn keep_rows(config: &Config, loaded: &Loaded, at: Timestamp) -> io::Result<()> {
+fn keep_rows(folder: &Path, loaded: &Loaded, at: Timestamp) -> io::Result<Option<PathBuf>> {
     if loaded.damaged.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let path = aside_path(&config.state_dir.join("rows"), at);
+    let path = aside_path(&folder.join("rows"), at);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     for row in &loaded.damaged {
         let (table, why) = (row.table(), row.why());
         tracing::error!(table, why, kept = %path.display(), "damaged row set aside");
         writeln!(file, "{}", row.text())?;
     }
-    file.sync_all()
+    file.sync_all()?;
+    Ok(Some(path))
 }
 
 impl Lost {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use mountctl::api::ExitCode;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::reports::failure;
 use crate::config::{Config, Source};
+use crate::node::Content;
 use crate::report::Report;
 use crate::store::Loaded;
 
@@ -22,6 +22,12 @@ const PRIVATE_FILES: [&str; 5] = ["lock", "state.db", "state.db-wal", "state.db-
 #[derive(Debug)]
 pub(super) struct StateLock {
     _file: Flock<File>,
+}
+
+impl StateLock {
+    pub(super) fn of(file: Flock<File>) -> Self {
+        Self { _file: file }
+    }
 }
 
 /// The state must not lie below the mount: the daemon would wait for itself.
@@ -67,12 +73,17 @@ pub(super) fn resolved(path: &Path) -> PathBuf {
 /// Folders with state that are there already must be ours and closed to others, and what lies in
 /// them must be what we left: whoever can write there decides what the daemon reads and overwrites.
 pub(super) fn check_private(config: &Config) -> Result<(), Report> {
+    check_folders(&[&config.state_dir, &config.files_dir])
+}
+
+/// The same for any folders.
+pub(super) fn check_folders(folders: &[&PathBuf]) -> Result<(), Report> {
     let own = nix::unistd::geteuid().as_raw();
     let report = |path: &Path, what: &str| {
         Report::new(ExitCode::Config, "STATE_FOLDER", format!("{} {what}", path.display()))
             .why("whoever can write there decides what this daemon reads and overwrites")
     };
-    for folder in [&config.state_dir, &config.files_dir] {
+    for folder in folders {
         let Ok(metadata) = fs::metadata(folder) else { continue };
         if !metadata.is_dir() {
             return Err(report(folder, "is not a folder").fix("choose another with --state-dir"));
@@ -98,8 +109,8 @@ pub(super) fn check_private(config: &Config) -> Result<(), Report> {
     Ok(())
 }
 
-pub(super) fn lock_state(config: &Config) -> Result<StateLock, Report> {
-    let path = config.state_dir.join("lock");
+pub(super) fn lock_state(name: &str, state_dir: &Path) -> Result<StateLock, Report> {
+    let path = state_dir.join("lock");
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -107,27 +118,37 @@ pub(super) fn lock_state(config: &Config) -> Result<StateLock, Report> {
         .write(true)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| failure(format!("lock {}: {error}", path.display())))?;
+        .map_err(|error| unusable(state_dir, &error))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut file) => {
             drop(file.set_len(0));
             drop(writeln!(file, "{}", std::process::id()));
-            Ok(StateLock { _file: file })
+            Ok(StateLock::of(file))
         }
-        Err(_held) => {
-            let pid = fs::read_to_string(&path).unwrap_or_default();
-            Err(Report::new(
-                ExitCode::AlreadyRunning,
-                "ALREADY_RUNNING",
-                format!("mount `{}` is already served by another mountd", config.name),
-            )
-            .why(format!("process {} holds {}", pid.trim(), path.display()))
-            .fix(format!(
-                "mountctl status -m {0}, mountctl unmount -m {0}, or choose another --name",
-                config.name
-            )))
-        }
+        Err(_held) => Err(already_running(name, &path)),
     }
+}
+
+/// Somebody else holds the lock.
+pub(super) fn already_running(name: &str, lock: &Path) -> Report {
+    let pid = fs::read_to_string(lock).unwrap_or_default();
+    Report::new(
+        ExitCode::AlreadyRunning,
+        "ALREADY_RUNNING",
+        format!("mount `{name}` is already served by another mountd"),
+    )
+    .why(format!("process {} holds {}", pid.trim(), lock.display()))
+    .fix(format!("mountctl status -m {name}, mountctl unmount -m {name}, or choose another --name"))
+}
+
+/// The state folder cannot be written.
+fn unusable(folder: &Path, error: &io::Error) -> Report {
+    Report::new(
+        ExitCode::Failure,
+        "STATE_FOLDER",
+        format!("state folder {}: {error}", folder.display()),
+    )
+    .fix("make it writable, or choose another with --state-dir")
 }
 
 /// What a state folder belongs to.
@@ -151,7 +172,38 @@ pub(super) fn check_identity(config: &Config, loaded: &Loaded) -> Result<(), Rep
             .fix("choose another --name, or mount what it was made for"));
         }
     }
-    Ok(())
+    check_files_place(config, loaded)
+}
+
+/// Working files that are left behind elsewhere would be taken for lost.
+fn check_files_place(config: &Config, loaded: &Loaded) -> Result<(), Report> {
+    let Some(before) = loaded.meta.get("files_dir").map(Path::new) else { return Ok(()) };
+    let mut named = loaded.nodes.iter().filter_map(|node| match node.body()?.content {
+        Content::File(file) => Some(file.0.to_string()),
+        _ => None,
+    });
+    let left_behind =
+        |name: String| before.join(&name).exists() && !config.files_dir.join(&name).exists();
+    if before == config.files_dir || !named.any(left_behind) {
+        return Ok(());
+    }
+    let root = before.parent().unwrap_or(before);
+    let fix = if before == config.state_dir.join("files") {
+        "leave out --cache-dir".to_owned()
+    } else {
+        format!("--cache-dir {}", root.display())
+    };
+    Err(Report::new(
+        ExitCode::Config,
+        "FILES_ELSEWHERE",
+        format!(
+            "the working files of mount `{}` are not in {}",
+            config.name,
+            config.files_dir.display()
+        ),
+    )
+    .why(format!("they are in {}, unsent bytes among them", before.display()))
+    .fix(format!("{fix}, or move them here first")))
 }
 
 pub(super) fn make_private(folder: &Path) -> Result<(), Report> {
@@ -168,12 +220,5 @@ pub(super) fn make_private(folder: &Path) -> Result<(), Report> {
         }
         Ok(())
     };
-    make().map_err(|error| {
-        Report::new(
-            ExitCode::Failure,
-            "STATE_FOLDER",
-            format!("state folder {}: {error}", folder.display()),
-        )
-        .fix("make it writable, or choose another with --state-dir")
-    })
+    make().map_err(|error| unusable(folder, &error))
 }

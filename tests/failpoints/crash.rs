@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -39,6 +39,8 @@ enum Story {
     First,
     /// It is mounted again.
     Again,
+    /// Its state is repaired while it does not run.
+    Repair,
     /// It is unmounted.
     Stop,
     /// The server starts again.
@@ -73,6 +75,7 @@ fn plan(point: &str) -> (Story, &'static [usize]) {
         _ if point.starts_with("evict.") => (Story::Evict, &[1]),
         _ if point.starts_with("feed.") => (Story::News, &[1, 2]),
         _ if point.starts_with("recheck.") => (Story::Recheck, &[1]),
+        _ if point.starts_with("repair.") => (Story::Repair, &[1]),
         _ if point.starts_with("stop.") => (Story::Stop, &[1]),
         "server.start.swept" => (Story::ServerAgain, &[1]),
         "server.stop" => (Story::ServerStop, &[1]),
@@ -123,6 +126,7 @@ fn play(point: &str, nth: usize) {
         Story::News => news(&mut run, &points),
         Story::Recheck => recheck(&mut run, &points),
         Story::Again => again(&mut run, &points),
+        Story::Repair => repair(&mut run, &points),
         Story::Stop => stop(&mut run, &points),
         Story::ServerAgain => server_again(&mut run, &points),
         Story::ServerStop => server_stop(&mut run, &points),
@@ -279,6 +283,31 @@ fn again(run: &mut Run, points: &str) {
     drop(run.a.ctl(&["resume"]));
 }
 
+fn repair(run: &mut Run, points: &str) {
+    let (large, other) = (content(84, 100_000), content(85, 150_000));
+    run.op(Op::Write("/large", large.clone()));
+    run.op(Op::Write("/other", other.clone()));
+    run.a.flush();
+    pause(run);
+    run.op(Op::Write("/waiting", content(86, 100)));
+    run.op(Op::Write("/waiting-large", content(87, 120_000)));
+    run.a.kill9();
+    // What the server has too is damaged in two ways.
+    run.was_damaged = true;
+    let files = fs::read_dir(run.a.state().join("files")).unwrap();
+    for file in files.map(|file| file.unwrap().path()) {
+        let bytes = fs::read(&file).unwrap();
+        if bytes == large {
+            fs::write(&file, &large[..99_999]).unwrap();
+        } else if bytes == other {
+            fs::remove_file(&file).unwrap();
+        }
+    }
+    run.crash_in_repair(points);
+    run.restart();
+    drop(run.a.ctl(&["resume"]));
+}
+
 fn stop(run: &mut Run, points: &str) {
     run.op(Op::Write("/before", content(90, 100)));
     run.arm(points);
@@ -311,6 +340,21 @@ fn server_stop(run: &mut Run, points: &str) {
 }
 
 impl Run {
+    /// Repairs the state, and dies on the way; the next repair goes on.
+    fn crash_in_repair(&mut self, points: &str) {
+        let repair = |points: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mountd"));
+            command.args(["repair", &self.a.name(), "--state-dir"]);
+            command.arg(self.a.state().parent().unwrap());
+            command.env("MOUNTD_FAILPOINTS", points);
+            command.output().unwrap()
+        };
+        assert_eq!(repair(points).status.signal(), Some(9));
+        let output = repair("");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        self.crashes += 1;
+    }
+
     /// Starts the daemon, which dies on the way.
     fn crash_at_start(&mut self, points: &str) {
         let log = fs::File::options()

@@ -29,6 +29,8 @@ pub struct Run {
     victim: Victim,
     /// How often it died.
     pub crashes: usize,
+    /// Something was damaged on purpose, and is set aside.
+    pub was_damaged: bool,
 }
 
 /// Arms a failpoint of a mount made by [`mount`].
@@ -54,6 +56,7 @@ impl Run {
             kind,
             victim,
             crashes: 0,
+            was_damaged: false,
         }
     }
 
@@ -219,6 +222,7 @@ impl Run {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter(|name| name.parse::<u64>().is_err())
+            .filter(|name| !(self.was_damaged && name.contains(".corrupt.")))
             .collect();
         assert!(strange.is_empty(), "left over: {strange:?}");
         let mut b = self.b.take().unwrap();
@@ -260,10 +264,16 @@ impl Run {
     #[track_caller]
     fn check_copies(&self) {
         let folder = self.a.state().join("conflicts");
-        let kept: Vec<Vec<u8>> = std::fs::read_dir(folder)
-            .unwrap()
-            .filter_map(|entry| std::fs::read(entry.unwrap().path().join("local")).ok())
-            .collect();
+        let folders = std::fs::read_dir(folder).unwrap();
+        let folders: Vec<PathBuf> = folders.map(|entry| entry.unwrap().path()).collect();
+        let list = self.a.ctl(&["conflicts", "list", "--resolved", "--json"]);
+        let list = String::from_utf8(list.stdout).unwrap();
+        for folder in &folders {
+            let name = folder.file_name().unwrap().to_str().unwrap();
+            assert!(list.contains(name), "nothing lists {name}: {list}");
+        }
+        let kept = folders.iter().filter_map(|folder| std::fs::read(folder.join("local")).ok());
+        let kept: Vec<Vec<u8>> = kept.collect();
         for copy in &self.copies {
             assert!(kept.contains(copy), "our side of a conflict is in no copy");
         }

@@ -9,7 +9,7 @@ use crate::support::{Kind, Mount, TestServer, wait_for};
 use crate::{fuse_or_skip, on_both_servers};
 
 /// Flips a bit of each place in `file` where `needle` begins. Returns how many there were.
-fn flip(file: &Path, needle: &[u8]) -> usize {
+pub fn flip(file: &Path, needle: &[u8]) -> usize {
     let bytes = fs::read(file).unwrap();
     let places: Vec<usize> = bytes
         .windows(needle.len())
@@ -26,18 +26,18 @@ fn flip(file: &Path, needle: &[u8]) -> usize {
 }
 
 /// The working files that are there, and what was set aside.
-fn files(mount: &Mount) -> (Vec<PathBuf>, Vec<PathBuf>) {
+pub fn files(mount: &Mount) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let all = fs::read_dir(mount.state().join("files")).unwrap();
     let all = all.map(|entry| entry.unwrap().path());
     all.partition(|path| !path.display().to_string().contains(".corrupt."))
 }
 
-fn database(mount: &Mount) -> PathBuf {
+pub fn database(mount: &Mount) -> PathBuf {
     mount.state().join("state.db")
 }
 
 /// Larger than what lives in the database, different everywhere, never the same for two seeds.
-fn large(seed: u32) -> Vec<u8> {
+pub fn large(seed: u32) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -53,7 +53,7 @@ fn read(server: &TestServer, path: &str) -> Option<Vec<u8>> {
 }
 
 /// Waits until the checksums of so many working files are known.
-fn wait_for_sums(mount: &Mount, files: i64) {
+pub fn wait_for_sums(mount: &Mount, files: i64) {
     wait_for("the checksums of working files", || {
         let state = rusqlite::Connection::open(database(mount)).unwrap();
         let count = "SELECT count(*) FROM sums";
@@ -69,11 +69,11 @@ fn forget_pages(path: &Path) {
     nix::fcntl::posix_fadvise(&file, 0, 0, advice).unwrap();
 }
 
-fn pause(mount: &Mount) {
+pub fn pause(mount: &Mount) {
     assert!(mount.ctl(&["pause"]).status.success());
 }
 
-fn resume(mount: &Mount) {
+pub fn resume(mount: &Mount) {
     assert!(mount.ctl(&["resume"]).status.success());
 }
 

@@ -32,6 +32,7 @@ mod outbox_commands;
 mod programs;
 mod promises;
 mod recovery;
+mod repair;
 mod shell_life;
 mod smoke;
 mod special;

@@ -216,6 +216,12 @@ impl Mount {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
     }
 
+    /// Takes back an option and its value.
+    pub fn forget_args(&mut self, option: &str) {
+        let at = self.args.iter().position(|arg| arg == option).expect("it was given");
+        self.args.drain(at..at + 2);
+    }
+
     /// Takes back what was added to the environment.
     pub fn forget_env(&mut self, name: &str) {
         self.env.retain(|(known, _)| known != name);
