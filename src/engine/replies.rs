@@ -283,8 +283,9 @@ impl Core {
         match error {
             RemoteError::TooLarge => {
                 self.link.reached();
-                if !alone {
-                    self.learn_body_cap(sent_bytes / 2, changes);
+                if !alone && !self.learn_body_cap(sent_bytes / 2, changes) {
+                    // It is not the size of the body: whatever it is, it must not be asked for ever.
+                    self.limit_batches(Some((items.len() / 2).max(1)));
                 }
             }
             RemoteError::Invalid { .. } => {
@@ -334,10 +335,16 @@ impl Core {
         }
     }
 
-    fn learn_body_cap(&mut self, bytes: u64, changes: &mut Changes) {
-        self.body_bytes = bytes.clamp(BODY_BYTES_MIN, self.body_bytes);
+    /// Whether that made requests smaller.
+    fn learn_body_cap(&mut self, bytes: u64, changes: &mut Changes) -> bool {
+        let before = self.body_bytes;
+        self.body_bytes = bytes.max(BODY_BYTES_MIN).min(before);
+        if self.body_bytes == before {
+            return false;
+        }
         tracing::info!(bytes = self.body_bytes, "the server takes smaller requests, learned");
         changes.rows.push(Row::SetMeta("body_bytes", Some(self.body_bytes.to_string())));
+        true
     }
 
     /// Sets a record aside with its bytes: refused for good.

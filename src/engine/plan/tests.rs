@@ -356,6 +356,42 @@ fn too_large_requests_teach_the_cap() {
     assert!(bench.requests()[0].len() < before);
 }
 
+/// A server that finds everything too large is asked ever less at once, and in the end no more.
+#[test]
+fn a_server_that_takes_nothing_is_not_asked_for_ever() {
+    let mut bench = Bench::new(Capabilities::default());
+    for n in 0..100 {
+        bench.write(ROOT, &format!("f{n}"), 10);
+    }
+    bench.pass(Duration::from_secs(1));
+    let mut requests = 0;
+    loop {
+        let tasks = bench.plan().tasks;
+        if tasks.is_empty() {
+            break;
+        }
+        for task in tasks {
+            let items = match task {
+                Task::Bulk(items) => {
+                    bench.core.batch_over();
+                    items
+                }
+                Task::Single(item) => {
+                    bench.core.single_over();
+                    vec![*item]
+                }
+                other => panic!("{other:?}"),
+            };
+            requests += 1;
+            assert!(requests < 400, "no end: {} at once", items.len());
+            let bytes = items.len() as u64 * 200;
+            let refused = RemoteError::TooLarge;
+            bench.core.failed(items, &refused, bytes, bench.now, &mut Changes::default());
+        }
+    }
+    assert_eq!(bench.core.outbox.parked(), 100);
+}
+
 #[test]
 fn while_the_way_is_down_one_trial_goes_ahead() {
     let mut bench = Bench::new(Capabilities::default());
