@@ -23,6 +23,7 @@ mod run;
 mod shrink;
 mod story;
 mod totals;
+mod watcher;
 mod world;
 mod writer;
 

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::proxy::Proxy;
 use crate::story::Side;
+use crate::watcher::{self, Watcher};
 
 const TOKEN: &str = "torture-token";
 const WORKSPACE: &str = "ws";
@@ -23,9 +24,8 @@ const WORKSPACE: &str = "ws";
 /// What a state folder may take. Small, so that it can be filled.
 const DISK_BYTES: u64 = 96 << 20;
 
-/// Everything that is real.
+/// Everything that is real. Dropped in this order: what is mounted goes before the folder does.
 pub struct World {
-    folder: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     client: reqwest::Client,
     original: bool,
@@ -34,6 +34,8 @@ pub struct World {
     pub proxies: [Proxy; 2],
     /// Disks of their own can be mounted.
     pub own_disks: bool,
+    _watcher: Watcher,
+    folder: tempfile::TempDir,
 }
 
 struct Server {
@@ -60,7 +62,9 @@ struct Life {
 impl World {
     /// Starts everything and waits until both mounts know the server.
     pub fn start(original: bool, seed: u64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        watcher::sweep_the_dead();
+        let folder = watcher::folder();
+        let watcher = Watcher::over(folder.path());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -76,7 +80,6 @@ impl World {
             Mount::prepare(side, folder.path().join(format!("{side:?}")), source, own_disks)
         });
         let world = Self {
-            folder,
             runtime,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             original,
@@ -84,6 +87,8 @@ impl World {
             mounts,
             proxies,
             own_disks,
+            _watcher: watcher,
+            folder,
         };
         for mount in &world.mounts {
             mount.start();
