@@ -322,9 +322,12 @@ fn follow_files(
     if let (Some(file), Source::Server { .. }) = (config.token_file.clone(), &config.source) {
         let (commands, credential) = (commands.clone(), credential.clone());
         tokio::spawn(async move {
-            let known = watch::read(&file).await.ok();
-            watch::follow(file.clone(), known, move |text| {
+            // Not what the file says now: it may have changed since the token was read.
+            watch::follow(file.clone(), None, move |text| {
                 let Some(token) = text.map(Zeroizing::new) else { return };
+                if credential.holds(&token) {
+                    return;
+                }
                 if let Err(report) = check_token_file(&file) {
                     tracing::warn!(why = %report.what, "credential file changed, not taken");
                     return;

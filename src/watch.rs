@@ -33,18 +33,19 @@ pub async fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Calls `changed` with the text of `path` each time it is another one than before. Never returns.
+/// Calls `changed` with the text of `path` each time it is another one than before; at once when it is not
+/// `known` any more. Never returns.
 pub async fn follow(path: PathBuf, mut known: Option<String>, changed: impl Fn(Option<String>)) {
     let event = Arc::new(Notify::new());
     let _watcher = start(&path, Arc::clone(&event));
     loop {
-        // Either the watcher speaks or the interval ends; both lead to a look.
-        drop(tokio::time::timeout(LOOK_INTERVAL, event.notified()).await);
         let text = read(&path).await.ok();
         if text != known {
             known.clone_from(&text);
             changed(text);
         }
+        // Either the watcher speaks or the interval ends; both lead to a look.
+        drop(tokio::time::timeout(LOOK_INTERVAL, event.notified()).await);
     }
 }
 
@@ -85,6 +86,21 @@ mod tests {
     use notify::event::{CreateKind, ModifyKind};
 
     use super::*;
+
+    /// What changed after it was read first and before it was followed is told at once.
+    #[tokio::test]
+    async fn a_change_before_it_is_followed_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "new").unwrap();
+        let (tell, mut told) = tokio::sync::mpsc::channel(4);
+        let follower = tokio::spawn(follow(path, Some("old".to_owned()), move |text| {
+            drop(tell.try_send(text));
+        }));
+        let told = tokio::time::timeout(LOOK_INTERVAL / 2, told.recv()).await;
+        assert_eq!(told.unwrap().unwrap().as_deref(), Some("new"));
+        follower.abort();
+    }
 
     #[test]
     fn looking_at_a_file_is_no_change_of_it() {

@@ -45,6 +45,12 @@ impl Credential {
         *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
+    /// Whether `token` is the one in use.
+    #[must_use]
+    pub fn holds(&self, token: &str) -> bool {
+        self.token().is_some_and(|own| own.as_str() == token.trim())
+    }
+
     /// The token as it is now.
     pub(super) fn token(&self) -> Option<Token> {
         self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -140,6 +146,7 @@ mod tests {
     #[test]
     fn the_token_never_shows() {
         let credential = Credential::new(Some("s3cret\n".to_owned().into()));
+        assert!(credential.holds("s3cret") && !credential.holds("secret"));
         let header = credential.header().unwrap().unwrap();
         assert_eq!(header.to_str().unwrap(), "Bearer s3cret");
         assert!(!format!("{credential:?} {header:?}").contains("s3cret"));
