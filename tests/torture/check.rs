@@ -49,12 +49,9 @@ fn losses(evidence: &Evidence, contents: &Contents<'_>, lineage: &Lineage<'_>) -
         let binary = matches!(entry.call, Call::Write { .. } | Call::Truncate { .. });
         // An empty file is of everybody, and nothing that could be lost.
         let Some(kept) = entry.kept.filter(|kept| binary && *kept > 0) else { continue };
-        // Damage is no loss when it was noticed: what is left is set aside and reported.
-        let damaged = evidence.set_aside > 0
-            && evidence
-                .flipped
-                .iter()
-                .any(|bytes| contents.of(bytes).iter().any(|found| found.id == entry.id));
+        let of_entry =
+            |bytes: &Vec<u8>| contents.of(bytes).iter().any(|found| found.id == entry.id);
+        let damaged = evidence.damaged().any(of_entry);
         if !is_found(entry, kept) && !lineage.was_replaced(entry) && !damaged {
             wrong.push(format!(
                 "LOST {kept} bytes of #{} ({:?}{} {:?}): nowhere, and nothing replaced them",

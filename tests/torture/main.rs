@@ -22,6 +22,8 @@ mod proxy;
 mod run;
 mod shrink;
 mod story;
+mod tell;
+mod tokens;
 mod totals;
 mod watcher;
 mod world;
@@ -64,12 +66,16 @@ fn torture(story: &Story, totals: &mut Totals, patience: Duration) {
     let (world, evidence) = run::play(story, totals, |_, _| {});
     let wrong = check::check(&evidence);
     if wrong.is_empty() {
+        if std::env::var_os("TORTURE_KEEP").is_some() {
+            tell::keep(&world, story, &evidence, &wrong);
+        }
         return;
     }
-    let kept = run::keep(&world, story, &evidence, &wrong);
-    drop(world);
+    let kept = tell::keep(&world, story, &evidence, &wrong);
     eprintln!("WRONG with seed {}, logs in {}:", story.seed, kept.display());
     wrong.iter().take(20).for_each(|what| eprintln!("  {what}"));
+    eprintln!("{}", tell::excerpt(&world, &evidence, &wrong));
+    drop(world);
     let shortest = shrink::shrink(story, patience, |candidate| {
         let (_world, evidence) = run::play(candidate, totals, |_, _| {});
         let wrong = check::check(&evidence);

@@ -1,7 +1,7 @@
 //! Plays a story in a world of its own, waits for quiet, and gathers what can be seen then.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::content;
 use crate::flip;
 use crate::story::{Act, Call, Fault, Id, Side, Story};
+use crate::tokens::Tokens;
 use crate::totals::Totals;
 use crate::world::{Event, Mount, World};
 use crate::writer::{Account, Entry, Turns, Writer, tidy_up};
@@ -42,12 +43,20 @@ pub struct Evidence {
     pub history: Vec<Event>,
     /// Whether folders are stored by the server.
     pub has_folders: bool,
-    /// Contents of which a bit was flipped at rest, as they were before.
+    /// Contents that a bit flipped at rest may have hit, as they were before.
     pub flipped: Vec<Vec<u8>>,
     /// Damaged things that were noticed and set aside.
     pub set_aside: usize,
     /// What is wrong beyond the contents: no rest, files nobody names, a stop that failed.
     pub disorder: Vec<String>,
+}
+
+impl Evidence {
+    /// Contents of which damage may have taken something. It is no loss when it was noticed: what is left is
+    /// set aside and reported.
+    pub fn damaged(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.flipped.iter().filter(|_| self.set_aside > 0)
+    }
 }
 
 /// Plays a story. `meddle` is called when all is quiet, before anything is looked at.
@@ -65,6 +74,7 @@ pub fn play(
     let stage = Stage {
         world: &world,
         per_side: Default::default(),
+        per_token: Default::default(),
         server: Mutex::new(()),
         kinds: &kinds,
         disorder: Mutex::default(),
@@ -120,6 +130,7 @@ struct Stage<'run> {
     world: &'run World,
     /// One misfortune of a daemon at a time.
     per_side: [Mutex<()>; 2],
+    per_token: [Mutex<()>; 2],
     server: Mutex<()>,
     kinds: &'run Mutex<BTreeMap<String, u64>>,
     disorder: Mutex<Vec<String>>,
@@ -222,16 +233,58 @@ impl Stage<'_> {
                 drop(std::fs::remove_file(filler));
             }),
             Fault::FillDisk { .. } => false,
-            Fault::FlipBit { side, salt } => self.with(*side, |mount| {
-                mount.kill();
-                let flipped = flip::flip_a_bit(&mount.state_folder(), *salt);
-                self.flipped.lock().unwrap().extend(flipped);
-                mount.start();
+            Fault::FlipBit { side, salt } => {
+                self.with(*side, |mount| self.flip(mount, *salt));
+                // Counted by what was hit.
+                false
+            }
+            Fault::NewToken { side, ms } => self.with_token(*side, |tokens| {
+                tokens.replace_at_server(*side);
+                pause(*ms);
+                tokens.hand_out(*side);
+            }),
+            Fault::Forbid { side, ms } => self.with_token(*side, |tokens| {
+                tokens.forbid(*side);
+                pause(*ms);
+                // A new token is what has parked changes tried again.
+                tokens.replace_at_server(*side);
+                tokens.hand_out(*side);
             }),
         };
         if happened {
-            *self.kinds.lock().unwrap().entry(kind).or_default() += 1;
+            self.count(kind);
         }
+    }
+
+    fn count(&self, kind: String) {
+        *self.kinds.lock().unwrap().entry(kind).or_default() += 1;
+    }
+
+    fn flip(&self, mount: &Mount, salt: u64) {
+        mount.kill();
+        let Some(flip) = flip::flip_a_bit(&mount.state_folder(), salt) else {
+            mount.start();
+            return;
+        };
+        self.count(format!("bit flipped in {}", flip.what));
+        let refused = mount.start_unless_refused();
+        if let Err(why) = refused {
+            self.count("start refused after a flip".to_owned());
+            if !flip.undo() {
+                let said = format!("{:?} refuses to start: {why}", mount.side);
+                self.disorder.lock().unwrap().push(said);
+            }
+            mount.start();
+        }
+        let mut flipped = self.flipped.lock().unwrap();
+        flipped.extend(flip.before);
+    }
+
+    /// Skipped while something else happens to the same token.
+    fn with_token(&self, side: Side, act: impl FnOnce(&Tokens)) -> bool {
+        let Ok(_one) = self.per_token[side.index()].try_lock() else { return false };
+        act(&self.world.tokens);
+        true
     }
 
     /// Skipped while something else happens to the same daemon.
@@ -464,40 +517,4 @@ pub fn wait(patience: Duration, mut look: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     true
-}
-
-/// Copies logs, accounts and state to where they outlive the run.
-pub fn keep(world: &World, story: &Story, evidence: &Evidence, wrong: &[String]) -> PathBuf {
-    let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("torture-{}", story.seed));
-    drop(std::fs::remove_dir_all(&at));
-    std::fs::create_dir_all(&at).unwrap();
-    std::fs::write(at.join("story"), story.to_string()).unwrap();
-    std::fs::write(at.join("wrong"), wrong.join("\n")).unwrap();
-    let account: Vec<String> = evidence.entries.iter().map(tell_entry).collect();
-    std::fs::write(at.join("account"), account.join("\n")).unwrap();
-    let history: Vec<String> = evidence.history.iter().map(|event| format!("{event:?}")).collect();
-    std::fs::write(at.join("history"), history.join("\n")).unwrap();
-    let from = world.folder();
-    let wanted = ["server-log", "A/log", "B/log", "A/state/mountd", "B/state/mountd", "storage"];
-    for name in wanted {
-        let to = at.join(name.replace('/', "-"));
-        drop(std::process::Command::new("cp").arg("-r").arg(from.join(name)).arg(to).output());
-    }
-    at
-}
-
-fn tell_entry(entry: &Entry) -> String {
-    format!(
-        "{} {} #{} {:?}{} {:?} seen {} kept {:?}{} {}",
-        entry.began,
-        entry.ended,
-        entry.id,
-        entry.side,
-        entry.writer,
-        entry.call,
-        tell(entry.seen.as_deref()),
-        entry.kept,
-        if entry.emptied { " emptied" } else { "" },
-        entry.outcome.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()),
-    )
 }

@@ -151,10 +151,20 @@ pub enum Fault {
         side: Side,
         ms: u64,
     },
-    /// A bit of a content changes on the disk while the daemon is dead.
+    /// A bit of a content, of the database or of its log changes on the disk while the daemon is dead.
     FlipBit {
         side: Side,
         salt: u64,
+    },
+    /// The server takes another token only, and the mount gets it later.
+    NewToken {
+        side: Side,
+        ms: u64,
+    },
+    /// The mount's token may not write into one folder, until it gets a new one.
+    Forbid {
+        side: Side,
+        ms: u64,
     },
 }
 
@@ -198,14 +208,14 @@ pub enum Trouble {
 pub struct Mix(pub Vec<String>);
 
 /// All kinds, by the names with which they are asked for.
-pub const KINDS: &[&str] =
-    &["kill", "stop", "freeze", "server", "net", "reply", "events", "pause", "disk", "flip"];
+pub const KINDS: &[&str] = &[
+    "kill", "stop", "freeze", "server", "net", "reply", "events", "pause", "disk", "flip", "token",
+];
 
 impl Mix {
     /// What is played unless asked for otherwise.
     pub fn usual() -> Self {
-        let usual = KINDS.iter().filter(|kind| **kind != "flip");
-        Self(usual.map(|kind| (*kind).to_owned()).collect())
+        Self(KINDS.iter().map(|kind| (*kind).to_owned()).collect())
     }
 }
 
@@ -331,6 +341,8 @@ fn fault(rng: &mut SmallRng, mix: &Mix, original: bool) -> Option<Fault> {
         "pause" => Fault::Pause { side, ms },
         "disk" => Fault::FillDisk { side, ms },
         "flip" => Fault::FlipBit { side, salt: rng.random() },
+        "token" if rng.random() => Fault::NewToken { side, ms },
+        "token" => Fault::Forbid { side, ms },
         "net" => match rng.random_range(0..4) {
             0 => net(Trouble::Refuse, ms),
             1 => net(Trouble::Hole, ms),
@@ -373,6 +385,8 @@ impl Fault {
             Self::Pause { .. } => "pause by a person".into(),
             Self::FillDisk { .. } => "disk full".into(),
             Self::FlipBit { .. } => "bit flipped at rest".into(),
+            Self::NewToken { .. } => "token replaced (401)".into(),
+            Self::Forbid { .. } => "folder forbidden (403 for single files)".into(),
         }
     }
 }

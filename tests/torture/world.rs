@@ -16,9 +16,9 @@ use serde_json::Value;
 
 use crate::proxy::Proxy;
 use crate::story::Side;
+use crate::tokens::{HARNESS, Tokens};
 use crate::watcher::{self, Watcher};
 
-const TOKEN: &str = "torture-token";
 const WORKSPACE: &str = "ws";
 
 /// What a state folder may take. Small, so that it can be filled.
@@ -32,6 +32,7 @@ pub struct World {
     server: Mutex<Option<Server>>,
     pub mounts: [Mount; 2],
     pub proxies: [Proxy; 2],
+    pub tokens: Tokens,
     /// Disks of their own can be mounted.
     pub own_disks: bool,
     _watcher: Watcher,
@@ -71,7 +72,12 @@ impl World {
             .build()
             .unwrap();
         std::fs::create_dir(folder.path().join("storage")).unwrap();
-        secret(&folder.path().join("server-token"), TOKEN);
+        let token_files = Side::BOTH.map(|side| {
+            let folder = folder.path().join(format!("{side:?}"));
+            std::fs::create_dir(&folder).unwrap();
+            folder.join("token")
+        });
+        let tokens = Tokens::new(folder.path().join("server-token"), token_files);
         let server = start_server(folder.path(), original);
         let proxies = [1, 2].map(|salt| Proxy::start(&runtime, server.addr, seed ^ salt));
         let own_disks = nix::unistd::geteuid().is_root();
@@ -86,6 +92,7 @@ impl World {
             server: Mutex::new(Some(server)),
             mounts,
             proxies,
+            tokens,
             own_disks,
             _watcher: watcher,
             folder,
@@ -141,7 +148,7 @@ impl World {
         let request = self
             .client
             .get(url)
-            .header("Authorization", format!("Bearer {TOKEN}"))
+            .header("Authorization", format!("Bearer {HARNESS}"))
             .header("X-Correlation-Id", "torture");
         let body = self.runtime.block_on(async {
             let reply = request.send().await.expect("the server answers");
@@ -209,7 +216,6 @@ impl Mount {
         for below in ["mnt", "run", "state", "disk"] {
             std::fs::create_dir_all(folder.join(below)).unwrap();
         }
-        secret(&folder.join("token"), TOKEN);
         let mut disks = Vec::new();
         if own_disks {
             // Below the mount lies a disk that nobody can write to: no call that comes while
@@ -279,9 +285,16 @@ impl Mount {
     /// Starts the daemon, unless it runs, and waits until the folder is mounted. A full disk or a
     /// port in use may keep it from starting for a while.
     pub fn start(&self) {
+        let refused = self.start_unless_refused();
+        assert!(refused.is_ok(), "mountd refuses to start: {refused:?}");
+    }
+
+    /// Starts the daemon as [`Self::start`] does. When it says that something is wrong with what it
+    /// was given, it is not tried again; that is returned.
+    pub fn start_unless_refused(&self) -> Result<(), String> {
         let mut life = self.state.lock().unwrap();
         if life.child.is_some() {
-            return;
+            return Ok(());
         }
         let began = Instant::now();
         'again: loop {
@@ -295,6 +308,9 @@ impl Mount {
             let mut child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
             loop {
                 if let Some(status) = child.try_wait().unwrap() {
+                    if status.code() == Some(78) {
+                        return Err(tail(&self.log()));
+                    }
                     let late = began.elapsed() > Duration::from_secs(60);
                     assert!(!late, "mountd ended with {status}: {}", tail(&self.log()));
                     std::thread::sleep(Duration::from_millis(100));
@@ -312,6 +328,7 @@ impl Mount {
         life.up = true;
         drop(life);
         self.came_up.notify_all();
+        Ok(())
     }
 
     /// Waits until calls may be made.
@@ -433,12 +450,6 @@ fn send(child: &Child, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
     // It may have ended meanwhile.
     nix::sys::signal::kill(pid, signal).ok();
-}
-
-fn secret(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(path, mode).unwrap();
 }
 
 fn tail(text: &str) -> String {

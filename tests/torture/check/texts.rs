@@ -49,7 +49,7 @@ fn check_log(evidence: &Evidence, path: &str, wrong: &mut Vec<String>) {
             None => wrong.push(format!("INVENTED lines in {path}: {}", tell(Some(bytes)))),
         }
     }
-    for bytes in evidence.copies.values() {
+    for bytes in evidence.copies.values().chain(evidence.damaged()) {
         found.extend(log_of(evidence, bytes).unwrap_or_default());
     }
     for entry in &evidence.entries {
@@ -74,7 +74,7 @@ fn check_slots(evidence: &Evidence, path: &str, wrong: &mut Vec<String>) {
             None => wrong.push(format!("INVENTED text in {path}: {}", tell(Some(bytes)))),
         }
     }
-    for bytes in evidence.copies.values() {
+    for bytes in evidence.copies.values().chain(evidence.damaged()) {
         let held = content::read_slots(bytes, evidence.slots).unwrap_or_default();
         held.iter().zip(&mut found).for_each(|(id, found)| {
             found.insert(*id);
