@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::folders::HiddenFolder;
 use super::guard::Guards;
 use super::link::saved::Saved;
 use super::link::{Link, Pause};
@@ -119,8 +120,8 @@ pub struct Core {
     pub conflicts: Vec<ConflictRow>,
     /// Remote names that cannot be mounted, with the reason.
     pub skipped: BTreeMap<String, String>,
-    /// Folders of the remote that something here stands in the way of, with their mode.
-    pub(super) hidden_folders: BTreeMap<WsPath, Option<u32>>,
+    /// Folders of the remote that something here stands in the way of.
+    pub(super) hidden_folders: BTreeMap<WsPath, HiddenFolder>,
     /// Position in the change stream.
     pub cursor: Option<Cursor>,
     /// How the change stream stands.

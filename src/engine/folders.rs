@@ -8,7 +8,16 @@ use super::core::{Changes, Core, Now, SKIPPED_MAX};
 use super::inbound::Inbound;
 use crate::node::{Ino, Kind, Node, ROOT};
 use crate::path::WsPath;
-use crate::record::Op;
+use crate::record::{Op, RecordState};
+use crate::store::Row;
+
+/// A folder of the remote that something here stands in the way of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HiddenFolder {
+    mode: Option<u32>,
+    /// Heard of while our removal of it was under way: it may have been made anew since.
+    is_doubtful: bool,
+}
 
 impl Core {
     /// A folder that exists of its own.
@@ -26,7 +35,7 @@ impl Core {
         if let Some(newest) = newest {
             // Unless it is ours that is on its way, it is looked at again when that is over.
             if newest.op != Op::MakeDir {
-                self.hide_folder(path, mode);
+                self.hide_folder(path, mode, changes);
                 self.note_recheck(path, changes);
             }
             return Inbound::Busy;
@@ -35,7 +44,7 @@ impl Core {
             return self.left_out(path);
         }
         let Some(ino) = self.folder_at(path, now, changes) else {
-            self.hide_folder(path, mode);
+            self.hide_folder(path, mode, changes);
             return self.hidden(
                 path,
                 "a file has the same name, or that of a folder above",
@@ -53,9 +62,62 @@ impl Core {
         Inbound::Applied
     }
 
-    fn hide_folder(&mut self, path: &WsPath, mode: Option<u32>) {
+    fn hide_folder(&mut self, path: &WsPath, mode: Option<u32>, changes: &mut Changes) {
         if self.hidden_folders.len() < SKIPPED_MAX {
-            self.hidden_folders.insert(path.clone(), mode);
+            let is_doubtful = self.outbox.lane(path).is_some_and(|lane| {
+                let record = &lane.current.record;
+                record.op == Op::RemoveDir && record.state == RecordState::Flight
+            });
+            self.hidden_folders.insert(path.clone(), HiddenFolder { mode, is_doubtful });
+            self.keep_hidden(changes);
+        }
+    }
+
+    /// The whole tree was listed.
+    pub(super) fn note_listed(&mut self, changes: &mut Changes) {
+        self.listed = true;
+        self.keep_hidden(changes);
+        // What stood in the way of a folder there may have gone without a word.
+        if !self.offers(|can| can.directories) {
+            return;
+        }
+        let is_unknown_there = |node: &&Node| {
+            node.kind == (Kind::Dir { explicit: true })
+                && node.synced.is_none()
+                && !node.local_only
+                && node.ino != ROOT
+        };
+        let unknown = self.tree.nodes().filter(is_unknown_there);
+        let paths: Vec<WsPath> = unknown
+            .filter_map(|node| self.tree.path_of(node.ino))
+            .filter(|path| !self.is_pending(path))
+            .collect();
+        for path in paths {
+            self.note_recheck(&path, changes);
+        }
+    }
+
+    /// What is hidden is in memory only: while something is, the next start lists the tree.
+    fn keep_hidden(&self, changes: &mut Changes) {
+        if self.listed {
+            let listed = self.hidden_folders.is_empty().then(|| "1".to_owned());
+            changes.rows.push(Row::SetMeta("listed", listed));
+        }
+    }
+
+    /// Forgets a hidden folder; returns what was known of it.
+    fn unhide_folder(&mut self, path: &WsPath, changes: &mut Changes) -> Option<HiddenFolder> {
+        let hidden = self.hidden_folders.remove(path)?;
+        self.keep_hidden(changes);
+        Some(hidden)
+    }
+
+    /// The remote removed a folder for us, or had none: what was heard of it before is over. Where
+    /// it may be another one of that name, the tree is listed.
+    pub(super) fn folder_removed(&mut self, path: &WsPath, changes: &mut Changes) {
+        if let Some(hidden) = self.unhide_folder(path, changes) {
+            self.skipped.remove(path.as_str());
+            self.guards.list_again |= hidden.is_doubtful;
         }
     }
 
@@ -67,8 +129,8 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) -> Inbound {
-        if let Some(mode) = self.hidden_folders.remove(path) {
-            return self.folder_created(path, mode, now, changes);
+        if let Some(hidden) = self.unhide_folder(path, changes) {
+            return self.folder_created(path, hidden.mode, now, changes);
         }
         let Some(ino) = self.tree.resolve(path) else { return Inbound::Known };
         let is_unknown_there = self.tree.get(ino).is_some_and(|node| {
@@ -87,7 +149,7 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) -> Inbound {
-        if self.hidden_folders.remove(path).is_some() {
+        if self.unhide_folder(path, changes).is_some() {
             self.skipped.remove(path.as_str());
         }
         let Some(ino) = self.tree.resolve(path) else { return Inbound::Known };

@@ -65,8 +65,7 @@ impl Shared {
         self.look_at_missing(&known, &seen, policy).await?;
         failpoint!("listing.applied");
         self.step(|core, _, changes| {
-            core.listed = true;
-            changes.rows.push(crate::store::Row::SetMeta("listed", Some("1".to_owned())));
+            core.note_listed(changes);
             let cursor = tail.map(|id| Cursor { id, fingerprint: None });
             core.set_cursor(cursor, changes);
         });

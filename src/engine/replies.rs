@@ -142,7 +142,7 @@ impl Core {
             }
             Some(Outcome::Conflict { .. } | Outcome::Unknown) => Some(settle),
             Some(Outcome::Absent) if record.op == Op::Delete || record.op == Op::RemoveDir => {
-                self.end_record(&item.path, &Base::Absent, now.mono, changes);
+                self.removed_there(item.op, &item.path, now, changes);
                 None
             }
             Some(Outcome::Absent) => Some(settle),
@@ -196,9 +196,15 @@ impl Core {
                     self.note_recheck(&item.path, changes);
                 }
             }
-            Op::Delete | Op::RemoveDir => {
-                self.end_record(&item.path, &Base::Absent, now.mono, changes);
-            }
+            Op::Delete | Op::RemoveDir => self.removed_there(item.op, &item.path, now, changes),
+        }
+    }
+
+    /// The remote has what a removal was about no more.
+    fn removed_there(&mut self, op: Op, path: &WsPath, now: Now, changes: &mut Changes) {
+        self.end_record(path, &Base::Absent, now.mono, changes);
+        if op == Op::RemoveDir {
+            self.folder_removed(path, changes);
         }
     }
 

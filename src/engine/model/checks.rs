@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::hearing::MUCH_IS_MISSING;
+use super::mount::Sent;
 use super::plants::Plant;
 use super::reference::{Entry, Reader};
 use super::remote::{Bytes, Replaced};
@@ -97,7 +98,7 @@ impl World {
         }
         let sent = mount.requests.iter().flat_map(|request| &request.items);
         let mut alone = BTreeSet::new();
-        for (item, _) in sent {
+        for Sent { item, .. } in sent {
             assert!(alone.insert(&item.path), "{} is in two requests", item.path);
         }
         let in_memory: Vec<&Seq> = after.keys().collect();
@@ -187,7 +188,7 @@ impl World {
         for (path, entry) in &seen.tree {
             let Some(bytes) = entry.bytes() else { continue };
             if mount.reader.tree.get(path) != Some(entry) {
-                mount.shown.insert((path.clone(), bytes), self.steps);
+                mount.note_shown(path, bytes, self.steps);
             }
         }
         mount.reader = seen;
@@ -197,11 +198,12 @@ impl World {
     pub(super) fn note_shown(&mut self, at: usize, before: &Reader) {
         self.steps += 1;
         let mount = &mut self.mounts[at];
-        for (path, entry) in &mount.reader.tree {
+        let now = mount.reader.tree.clone();
+        for (path, entry) in &now {
             if let Some(bytes) = entry.bytes()
                 && before.tree.get(path) != Some(entry)
             {
-                mount.shown.insert((path.clone(), bytes), self.steps);
+                mount.note_shown(path, bytes, self.steps);
             }
         }
     }
@@ -232,25 +234,26 @@ impl World {
     }
 
     /// The server took a change: whoever made it saw what it replaces, and nothing older wins.
-    pub(super) fn check_replaced(&mut self, at: usize, all: &[Replaced]) {
-        for Replaced { path, old, new, moved_from, is_in_place } in all {
+    pub(super) fn check_replaced(&mut self, at: usize, all: &[Replaced], put: Option<u64>) {
+        for Replaced { path, old, new, moved_from } in all {
             let (old, new) = (old.filter(|old| *old != 0), new.filter(|new| *new != 0));
-            let shown = &mut self.mounts[at].shown;
-            if let Some(new) = new
-                && *is_in_place
-                && shown.keys().any(|(_, bytes)| *bytes == new)
-            {
-                shown.entry((path.clone(), new)).or_insert(self.steps);
-            }
-            let when = |path: &WsPath, bytes: Bytes| shown.get(&(path.clone(), bytes));
-            let seen = old.and_then(|old| when(path, old));
+            let first = |old: Bytes| Some(self.mounts[at].shown.get(&(path.clone(), old))?.first);
+            // Of its own versions a mount knows when it made them.
+            let made = self.makers.get(path).filter(|(by, _)| *by == at).map(|(_, made)| *made);
+            let seen = old.and_then(|old| made.or_else(|| first(old)));
             assert!(old.is_none() || seen.is_some(), "{path}: {new:?} replaced {old:?} unseen");
-            let Some(new) = new else { continue };
-            // What is moved need not have been read here.
-            let put = when(moved_from.as_ref().unwrap_or(path), new);
+            let Some(new) = new else {
+                self.makers.remove(path);
+                continue;
+            };
+            // What the server moves need not be here.
+            let moved = moved_from.as_ref();
+            let was_there = |from: &WsPath| self.mounts[at].shown.get(&(from.clone(), new));
+            let put = put.or_else(|| Some(was_there(moved?)?.last));
             assert!(put.is_some(), "{path}: {new} was never there");
-            let is_newer = moved_from.is_some() || seen <= put;
+            let is_newer = moved.is_some() || seen <= put;
             assert!(is_newer, "{path}: {new} replaced {old:?}, which is newer");
+            self.makers.extend(put.map(|put| (path.clone(), (at, put))));
         }
     }
 

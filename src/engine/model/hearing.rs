@@ -131,6 +131,15 @@ impl World {
         }
     }
 
+    /// Begins a listing when the engine asks for one.
+    pub(super) fn list_again(&mut self, at: usize) {
+        let mount = &mut self.mounts[at];
+        if mount.listing.is_none() && mount.core.guards.list_again {
+            mount.core.guards.list_again = false;
+            mount.listing = Some(Listing::new(mount.position));
+        }
+    }
+
     /// One page of the listing, or one of the files that it did not show.
     pub(super) fn list(&mut self, at: usize) {
         if self.mounts[at].is_cut {
@@ -154,8 +163,7 @@ impl World {
             }
             let tail = listing.tail;
             self.step(at, &Cause::Nothing, |core, _, changes| {
-                core.listed = true;
-                changes.rows.push(Row::SetMeta("listed", Some("1".to_owned())));
+                core.note_listed(changes);
                 core.set_cursor((tail > 0).then(|| cursor(tail)), changes);
             });
             return self.mounts[at].follow(tail);

@@ -77,10 +77,26 @@ impl Disk {
     }
 }
 
+/// One change of a request, as it was sent.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) item: Item,
+    pub(super) bytes: Option<Bytes>,
+    /// When those bytes were last put under that name, as far as readers saw; `None` when never.
+    pub(super) put: Option<u64>,
+}
+
+/// When a content was under a name, as far as readers saw.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown {
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
 /// A request on its way: perhaps arrived, not answered yet.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    pub(super) items: Vec<(Item, Option<Bytes>)>,
+    pub(super) items: Vec<Sent>,
     pub(super) is_bulk: bool,
     /// What the server answers, once it got there.
     pub(super) reply: Option<Result<Vec<Outcome>, RemoteError>>,
@@ -140,8 +156,7 @@ pub(super) struct Mount {
     pub(super) position: u64,
     pub(super) listing: Option<Listing>,
     pub(super) is_cut: bool,
-    /// When what is under a name was last put there, as far as readers saw.
-    pub(super) shown: HashMap<(WsPath, Bytes), u64>,
+    pub(super) shown: HashMap<(WsPath, Bytes), Shown>,
     /// Records that ended; none comes back.
     pub(super) ended: BTreeSet<Seq>,
 }
@@ -178,6 +193,12 @@ impl Mount {
         let position = cursor.and_then(|cursor| cursor.id.ordinal());
         self.listing = position.is_none().then(|| Listing::new(newest));
         self.follow(position.unwrap_or(newest));
+    }
+
+    /// A reader sees a content under a name.
+    pub(super) fn note_shown(&mut self, path: &WsPath, bytes: Bytes, step: u64) {
+        let first = Shown { first: step, last: step };
+        self.shown.entry((path.clone(), bytes)).or_insert(first).last = step;
     }
 
     /// Follows the events after this one.

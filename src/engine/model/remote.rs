@@ -8,7 +8,7 @@ use bytes::Bytes as Body;
 use super::plants::Plant;
 use super::story::Server;
 use crate::digest::Digest;
-use crate::engine::plan::{Item, ItemSource};
+use crate::engine::plan::Item;
 use crate::path::WsPath;
 use crate::record::Op;
 use crate::remote::{Capabilities, EventChange, Metadata, Outcome, RemoteEntry, RemoteFile, Size};
@@ -43,9 +43,6 @@ pub(super) struct Replaced {
     pub(super) new: Option<Bytes>,
     /// Where the server itself took it from.
     pub(super) moved_from: Option<WsPath>,
-    /// Whether its bytes were looked for when it was sent: the file may have been renamed, and
-    /// changed, since that was planned.
-    pub(super) is_in_place: bool,
 }
 
 #[derive(Debug)]
@@ -232,8 +229,7 @@ impl Remote {
         let old = there.map(|(_, bytes)| bytes);
         let replaced = |new| {
             let moved_from = item.moved_from.as_ref().map(|(from, _)| from.clone());
-            let is_in_place = matches!(item.source, ItemSource::File(_) | ItemSource::Remote(_));
-            vec![Replaced { path: path.clone(), old, new, moved_from, is_in_place }]
+            vec![Replaced { path: path.clone(), old, new, moved_from }]
         };
         match (item.op, &item.moved_from) {
             (Op::MakeDir, _) if there.is_some() => (conflict, Vec::new()),
@@ -273,7 +269,6 @@ impl Remote {
                     old: Some(bytes),
                     new: None,
                     moved_from: None,
-                    is_in_place: false,
                 });
                 let revision = self.store(path, bytes);
                 self.remove(from);

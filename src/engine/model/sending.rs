@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::checks::Cause;
-use super::mount::{Request, Work};
+use super::mount::{Request, Sent, Work};
 use super::plants::Plant;
 use super::remote::{Bytes, digest};
 use super::story::{Arrival, Fate, Pace};
@@ -37,6 +37,7 @@ impl World {
             assert!(!plan.tasks.iter().any(sends), "sent while paused");
         }
         mount.work.extend(plan.tasks.into_iter().map(Work::Task));
+        self.list_again(at);
     }
 
     /// Does one of the things that were planned.
@@ -117,14 +118,17 @@ impl World {
         let mut unready = Vec::new();
         for item in items {
             match self.load(at, &item) {
-                Some(bytes) => ready.push((item, bytes)),
+                Some(bytes) => {
+                    let put = self.when_put(at, &item, bytes);
+                    ready.push(Sent { item, bytes, put });
+                }
                 None => unready.push(item),
             }
         }
         if self.plant == Plant::SwappedBytes && ready.len() > 1 {
-            let (one, two) = (ready[0].1, ready[1].1);
+            let (one, two) = (ready[0].bytes, ready[1].bytes);
             if one.is_some() && two.is_some() {
-                (ready[0].1, ready[1].1) = (two, one);
+                (ready[0].bytes, ready[1].bytes) = (two, one);
             }
         }
         self.step(at, &Cause::Nothing, |core, now, changes| {
@@ -137,13 +141,26 @@ impl World {
             if ready.is_empty() {
                 if is_bulk { core.batch_over() } else { core.single_over() }
             }
-            for (item, bytes) in ready.iter().filter(|(item, _)| item.op == Op::Put) {
+            for Sent { item, bytes, .. } in ready.iter().filter(|sent| sent.item.op == Op::Put) {
                 core.note_sending(&item.path, item.seq, bytes.map(digest), changes);
             }
         });
         if !ready.is_empty() {
             self.mounts[at].requests.push(Request { items: ready, is_bulk, reply: None });
         }
+    }
+
+    /// When what is sent was put under its name.
+    fn when_put(&self, at: usize, item: &Item, bytes: Option<Bytes>) -> Option<u64> {
+        let shown = &self.mounts[at].shown;
+        let path = item.moved_from.as_ref().map_or(&item.path, |(from, _)| from);
+        if let Some(shown) = shown.get(&(path.clone(), bytes?)) {
+            return Some(shown.last);
+        }
+        // The file may have been renamed, and changed, since that was planned.
+        let is_in_place = matches!(item.source, ItemSource::File(_) | ItemSource::Remote(_));
+        let is_elsewhere = || shown.keys().any(|(_, there)| Some(*there) == bytes);
+        (is_in_place && is_elsewhere()).then_some(self.steps)
     }
 
     /// A request gets to the server.
@@ -202,14 +219,14 @@ impl World {
     fn apply(&mut self, at: usize, request: &Request, refused: Option<u8>) -> Vec<Outcome> {
         let refused = refused.map(|which| usize::from(which) % request.items.len());
         let mut outcomes = Vec::new();
-        for (n, (item, bytes)) in request.items.iter().enumerate() {
+        for (n, Sent { item, bytes, put }) in request.items.iter().enumerate() {
             if refused == Some(n) {
                 let (code, message) = ("forbidden".to_owned(), "no".to_owned());
                 outcomes.push(Outcome::Refused { code, message });
                 continue;
             }
             let (outcome, replaced) = self.remote.apply(item, *bytes);
-            self.check_replaced(at, &replaced);
+            self.check_replaced(at, &replaced, *put);
             outcomes.push(outcome);
         }
         outcomes
@@ -247,16 +264,15 @@ impl World {
             }
             match reply {
                 Err(error) => {
-                    let items = items.into_iter().map(|(item, _)| item).collect();
+                    let items = items.into_iter().map(|sent| sent.item).collect();
                     core.failed(items, &error, 1 << 20, now, changes);
                     Vec::new()
                 }
                 Ok(outcomes) => {
-                    let answers =
-                        items.into_iter().zip(outcomes).map(|((item, bytes), outcome)| {
-                            let digest = bytes.map(digest);
-                            Answer { item, digest, outcome: Some(outcome) }
-                        });
+                    let answers = items.into_iter().zip(outcomes).map(|(sent, outcome)| {
+                        let digest = sent.bytes.map(digest);
+                        Answer { item: sent.item, digest, outcome: Some(outcome) }
+                    });
                     core.answered(answers.collect(), Duration::ZERO, now, changes)
                 }
             }
@@ -266,9 +282,9 @@ impl World {
 }
 
 fn paths(request: &Request) -> Vec<&WsPath> {
-    fn of(item: &Item) -> Option<&WsPath> {
-        item.moved_from.as_ref().map(|(from, _)| from)
+    fn of(sent: &Sent) -> impl Iterator<Item = &WsPath> {
+        let from = sent.item.moved_from.as_ref().map(|(from, _)| from);
+        std::iter::once(&sent.item.path).chain(from)
     }
-    let each = request.items.iter();
-    each.flat_map(|(item, _)| std::iter::once(&item.path).chain(of(item))).collect()
+    request.items.iter().flat_map(of).collect()
 }

@@ -33,6 +33,8 @@ pub(super) struct World {
     pub(super) superseded: BTreeSet<Bytes>,
     /// Contents in conflict copies.
     pub(super) kept: BTreeSet<Bytes>,
+    /// Which mount made what the server has under a name, and when it put that there.
+    pub(super) makers: BTreeMap<WsPath, (usize, u64)>,
     is_told: bool,
 }
 
@@ -51,6 +53,7 @@ impl World {
             written: BTreeMap::new(),
             superseded: BTreeSet::new(),
             kept: BTreeSet::new(),
+            makers: BTreeMap::new(),
             is_told,
         }
     }
@@ -113,6 +116,7 @@ impl World {
         if self.remote.takes_file(path) {
             let bytes = self.new_bytes();
             self.remote.store(path, bytes);
+            self.makers.remove(path);
             self.tell(|| format!("other writes {path} = {bytes}"));
         }
     }
@@ -209,6 +213,7 @@ impl World {
             && !self.is_behind(at)
             && mount.core.outbox.is_empty()
             && mount.core.recheck.is_empty()
+            && !mount.core.guards.list_again
             && mount.core.reset_suspected.is_none()
     }
 }
