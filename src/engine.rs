@@ -49,6 +49,7 @@ pub mod sweep;
 pub mod transfer;
 pub mod unrecorded;
 pub mod verdict;
+pub mod waits;
 
 pub use self::core::{Changes, Core, Invalidation, Now, Settings};
 pub use self::shared::Shared;

@@ -8,8 +8,9 @@ mod files;
 mod names;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use jiff::Timestamp;
@@ -22,7 +23,7 @@ use crate::node::{Ino, Kind, Node, Special};
 use crate::remote::RemoteError;
 use crate::store::StoreError;
 
-pub use self::files::OpenMode;
+pub use self::files::{OpenMode, Opened};
 
 /// Why a call fails. One function turns it into an errno (`fuse/errno.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,10 @@ impl From<RemoteError> for FsError {
     }
 }
 
+/// How long a call waits at most until the kernel knows what changed from outside. It takes less than
+/// a hundredth of that.
+const TELLING_MAX: Duration = Duration::from_millis(250);
+
 /// Called once with the result, on whichever thread has it.
 pub type Reply<T> = Box<dyn FnOnce(Result<T, FsError>) + Send>;
 
@@ -102,23 +107,23 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    fn of(node: &Node, links: u32) -> Self {
+    /// Those of nothing, for names that there are not.
+    #[must_use]
+    pub fn of_nothing() -> Self {
+        let at = Timestamp::UNIX_EPOCH;
         Self {
-            ino: node.ino,
-            kind: EntryKind::of(node),
-            size: node.size(),
-            exact: node.body().is_none_or(|body| body.exact),
-            mode: node.mode,
-            uid: node.uid,
-            gid: node.gid,
-            links,
-            device: match node.kind {
-                Kind::Special { device, .. } => device,
-                Kind::File(_) | Kind::Dir { .. } | Kind::Symlink { .. } => 0,
-            },
-            atime: node.atime,
-            mtime: node.mtime,
-            ctime: node.ctime,
+            ino: Ino(0),
+            kind: EntryKind::File,
+            size: 0,
+            exact: true,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            links: 0,
+            device: 0,
+            atime: at,
+            mtime: at,
+            ctime: at,
         }
     }
 }
@@ -221,7 +226,7 @@ impl Fs {
         // What is written but not sealed is in the open file, not in the node. Both are looked at
         // in one step: a seal in between would show neither the one size nor the other.
         let file = self.shared.contents.open.get(ino);
-        let state = file.as_ref().map(|file| file.lock());
+        let mut state = file.as_ref().map(|file| file.lock());
         let mut attributes = {
             let core = self.shared.core();
             let node = core.tree.get(ino).ok_or(LocalError::Stale)?;
@@ -233,11 +238,36 @@ impl Fs {
             Attributes::of(node, links)
         };
         if attributes.kind == EntryKind::File
-            && let Some(state) = state
+            && let Some(state) = &mut state
         {
-            overlay(&mut attributes, &state)?;
+            overlay(&mut attributes, state)?;
+            if let Some(before) = state.before(self.shared.now().mono) {
+                attributes.size = before.size;
+                attributes.mtime = before.mtime;
+                attributes.ctime = before.ctime;
+            }
         }
         Ok(attributes)
+    }
+
+    /// Runs `then` when the kernel knows everything about a node, or after a while: it may wait for
+    /// somebody who waits for the network. `then` is told which.
+    fn once_told(&self, ino: Ino, then: impl FnOnce(bool) + Send + 'static) {
+        let then = Arc::new(Mutex::new(Some(then)));
+        let late = Arc::clone(&then);
+        let run = |then: &Mutex<Option<_>>, is_told: bool| {
+            let then = then.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(then) = then {
+                let then: Box<dyn FnOnce(bool) + Send> = Box::new(then);
+                then(is_told);
+            }
+        };
+        if self.shared.when_told(ino, Box::new(move || run(&then, true))) {
+            self.runtime.spawn(async move {
+                tokio::time::sleep(TELLING_MAX).await;
+                run(&late, false);
+            });
+        }
     }
 
     /// The target of a symbolic link.

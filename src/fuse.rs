@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use self::errno::errno;
 use crate::engine::local::{Creator, LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
-use crate::fs::{Attributes, EntryKind, Fs, FsError, OpenMode};
+use crate::fs::{Attributes, EntryKind, Fs, FsError, OpenMode, Opened};
 use crate::node::{Ino, Special};
 use crate::path::NAME_BYTES_MAX;
 
@@ -158,7 +158,7 @@ impl Filesystem for FuseFs {
         match found {
             Err(FsError::Local(LocalError::NotFound)) if at.len() <= NAME_BYTES_MAX => {
                 // A negative entry: the kernel remembers that there is no such name.
-                let nothing = FileAttr { ino: INodeNo(0), ..attr(&nobody()).0 };
+                let nothing = FileAttr { ino: INodeNo(0), ..attr(&Attributes::of_nothing()).0 };
                 reply.entry(&TTL, &nothing, GENERATION);
             }
             Err(FsError::Local(LocalError::NotFound)) => reply.error(Errno::ENAMETOOLONG),
@@ -341,9 +341,14 @@ impl Filesystem for FuseFs {
     }
 
     fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let answer = Box::new(move |result: Result<u64, FsError>| match result {
+        let answer = Box::new(move |result: Result<Opened, FsError>| match result {
             // What changes from outside is invalidated by name, so cached pages stay good.
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(Opened { handle, is_direct: false }) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Ok(Opened { handle, is_direct: true }) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO);
+            }
             Err(error) => reply.error(errno(&error)),
         });
         self.fs.open(ino(number), open_mode(flags), answer);
@@ -576,24 +581,5 @@ impl Filesystem for FuseFs {
 
     fn removexattr(&self, _request: &Request, _number: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::ENOSYS);
-    }
-}
-
-/// Attributes of nothing, for negative entries.
-fn nobody() -> Attributes {
-    let at = Timestamp::UNIX_EPOCH;
-    Attributes {
-        ino: Ino(0),
-        kind: EntryKind::File,
-        size: 0,
-        exact: true,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        links: 0,
-        device: 0,
-        atime: at,
-        mtime: at,
-        ctime: at,
     }
 }

@@ -53,7 +53,30 @@ pub struct OpenState {
     pub fresh: bool,
     /// Counts changes, so that a reader of the whole can tell whether it saw one version.
     pub generation: u64,
+    /// What it was for those who have it open, until the kernel knows that it is something else.
+    pub before: Option<Before>,
 }
+
+/// A file as the kernel knows it, after something else took its place. The kernel cuts what it reads
+/// to the size that it was told, so bytes and size change for it together.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// The bytes.
+    pub body: Body,
+    /// Their number.
+    pub size: u64,
+    /// When they were last changed.
+    pub mtime: Timestamp,
+    /// When the node was.
+    pub ctime: Timestamp,
+    /// When it was replaced; monotonic.
+    pub since: Duration,
+    /// Somebody was shown it since the kernel was about to forget it, which may know it again.
+    pub is_used: bool,
+}
+
+/// Nobody is shown what was replaced for longer than this.
+const BEFORE_MAX: Duration = Duration::from_secs(1);
 
 /// The bytes of an open file.
 #[derive(Debug, Clone)]
@@ -168,6 +191,7 @@ impl OpenFile {
                 held: false,
                 fresh: false,
                 generation: 0,
+                before: None,
             }),
         }
     }
@@ -204,7 +228,43 @@ impl OpenState {
         })
     }
 
+    /// Something else takes the place of what it was.
+    pub fn replaced(&mut self, before: Option<Before>) {
+        // Of several changes in a row the kernel knows none.
+        if self.before.is_none() {
+            self.before = before;
+        }
+        self.body = Body::Unloaded;
+        self.generation += 1;
+    }
+
+    /// What it is for the kernel, where that is not what it is.
+    pub fn before(&mut self, now: Duration) -> Option<&Before> {
+        let before = self.before.as_mut().filter(|before| now < before.since + BEFORE_MAX)?;
+        before.is_used = true;
+        Some(before)
+    }
+
     /// Up to `len` bytes from `offset` on. The body must be loaded.
+    ///
+    /// # Errors
+    /// When the working file cannot be read.
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.body.read(offset, len)
+    }
+
+    /// Notes a change.
+    pub fn changed(&mut self, now: Duration, wall: Timestamp) {
+        self.before = None;
+        self.generation += 1;
+        self.mtime = wall;
+        self.ctime = wall;
+        self.dirty_since.get_or_insert(now);
+    }
+}
+
+impl Body {
+    /// Up to `len` bytes from `offset` on.
     ///
     /// # Errors
     /// When the working file cannot be read.
@@ -213,25 +273,17 @@ impl OpenState {
             let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
             (from, from.saturating_add(len).min(bytes.len()))
         };
-        match &self.body {
-            Body::Unloaded => Ok(Bytes::new()),
-            Body::Shared(bytes) => {
+        match self {
+            Self::Unloaded => Ok(Bytes::new()),
+            Self::Shared(bytes) => {
                 let (from, to) = slice(bytes);
                 Ok(bytes.slice(from..to))
             }
-            Body::Memory(bytes) => {
+            Self::Memory(bytes) => {
                 let (from, to) = slice(bytes);
                 Ok(Bytes::copy_from_slice(&bytes[from..to]))
             }
-            Body::Disk(file) => file.read(offset, len),
+            Self::Disk(file) => file.read(offset, len),
         }
-    }
-
-    /// Notes a change.
-    pub fn changed(&mut self, now: Duration, wall: Timestamp) {
-        self.generation += 1;
-        self.mtime = wall;
-        self.ctime = wall;
-        self.dirty_since.get_or_insert(now);
     }
 }

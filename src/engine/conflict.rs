@@ -159,6 +159,7 @@ impl Shared {
                 theirs.body = Some(Bytes::from(fs::read(&remote)?));
             }
             let settlement = self.settlement(record, &ours, base.as_ref(), &theirs, folder)?;
+            let before = self.before(ino, state);
             let how = settlement.how();
             let mut conflict = self.conflict_of(record, measured, &theirs, id, folder, at);
             conflict.theirs = Some(Source::File(remote.clone()).measure()?);
@@ -189,8 +190,7 @@ impl Shared {
                 }
             }
             failpoint!("conflict.swapped");
-            state.body = Body::Unloaded;
-            state.generation += 1;
+            state.replaced(before);
             Ok(Some(how))
         })
     }

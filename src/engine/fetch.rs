@@ -404,11 +404,11 @@ impl Shared {
             if quiet && is_open && matches!(state.body, Body::Unloaded) {
                 self.load_for_readers(ino, state);
             }
+            let before = self.before(ino, state);
             let applied = apply(quiet);
             let gone = self.core().tree.is_unlinked(ino);
             if applied == Inbound::Applied && quiet && !gone {
-                state.body = Body::Unloaded;
-                state.generation += 1;
+                state.replaced(before);
             }
             if gone && !is_open {
                 self.step(|core, _, changes| core.forget_unlinked(ino, changes));
@@ -420,11 +420,16 @@ impl Shared {
     /// Who has a file open that goes away keeps reading what it was, if it is here.
     fn load_for_readers(&self, ino: Ino, state: &mut crate::content::open::OpenState) {
         let content = self.core().tree.get(ino).and_then(|node| node.body()).map(|b| b.content);
-        if let Some(Content::Blob(blob)) = content
-            && let Ok(bytes) = self.contents.blob(blob)
-        {
-            state.body = Body::Shared(bytes);
-        }
+        let body = match content {
+            Some(Content::Blob(blob)) => self.contents.blob(blob).ok().map(Body::Shared),
+            Some(Content::File(file)) => {
+                let file = self.contents.open_file(file).ok();
+                file.map(|file| Body::Disk(Arc::new(file)))
+            }
+            Some(Content::Empty) => Some(Body::Shared(bytes::Bytes::new())),
+            Some(Content::Remote | Content::Damaged) | None => None,
+        };
+        state.body = body.unwrap_or(Body::Unloaded);
     }
 
     /// Reads the state behind a refusal and decides.

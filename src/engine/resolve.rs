@@ -17,7 +17,7 @@ use super::fetch::FetchError;
 use super::local::{LocalError, Sealed};
 use super::merge::{Merge, Refusal, three_way};
 use super::shared::{Notice, NoticeKind, Shared};
-use crate::content::open::{Body, OpenState};
+use crate::content::open::OpenState;
 use crate::digest::{Digest, Hasher};
 use crate::node::{Content, Ino};
 use crate::path::WsPath;
@@ -416,6 +416,7 @@ impl Shared {
         let content = self.new_content(source)?;
         let file = content.file();
         let offered = self.offer_base(ino);
+        let before = self.before(ino, state);
         let put = self.commit(conflict, how, |core, now, changes| {
             if core.tree.path_of(ino).as_ref() != Some(&conflict.path) {
                 return Err(ResolveError::Changed);
@@ -431,8 +432,7 @@ impl Shared {
         let entered = has_entered(&put);
         self.discard_unless(entered, file);
         if entered {
-            state.body = Body::Unloaded;
-            state.generation += 1;
+            state.replaced(before);
         }
         put
     }

@@ -9,8 +9,10 @@ use dashmap::DashMap;
 use tokio::sync::{Notify, broadcast};
 
 use super::core::{Changes, Core, Invalidation, Now};
+use super::waits::Waits;
 use crate::clock::SharedClock;
 use crate::content::Contents;
+use crate::content::open::{Before, Body, OpenState};
 use crate::node::Ino;
 use crate::remote::Remote;
 use crate::store::{Done, Row, Store};
@@ -69,6 +71,10 @@ pub enum NoticeKind {
 pub trait Invalidate: Send + Sync + std::fmt::Debug {
     /// Queues; returns at once.
     fn invalidate(&self, all: Vec<Invalidation>);
+
+    /// Has `then` run when nothing about the node is still to be told: now, or by the one who tells.
+    /// Returns whether that is later.
+    fn when_told(&self, ino: Ino, then: Box<dyn FnOnce() + Send>) -> bool;
 }
 
 /// Everything the threads of a mount share.
@@ -96,6 +102,8 @@ pub struct Shared {
     /// Whether anything was written to the store since the last checkpoint.
     pub(super) touched: AtomicBool,
     invalidate: std::sync::OnceLock<Arc<dyn Invalidate>>,
+    /// Calls that wait for the network while the kernel waits for them.
+    pub(super) waits: Waits,
 }
 
 /// A remote that can be printed, so that what holds it can be.
@@ -127,6 +135,7 @@ impl Shared {
             fetches: DashMap::new(),
             touched: AtomicBool::new(true),
             invalidate: std::sync::OnceLock::new(),
+            waits: Waits::default(),
         }
     }
 
@@ -173,6 +182,7 @@ impl Shared {
         self.touched.fetch_or(!changes.rows.is_empty(), Ordering::Relaxed);
         self.keep_readable(&changes.rows);
         self.store.put(std::mem::take(&mut changes.rows));
+        self.tell_kernel(&mut changes);
         drop(core);
         self.carry_out(changes);
         result
@@ -197,6 +207,7 @@ impl Shared {
                 self.touched.store(true, Ordering::Relaxed);
                 self.keep_readable(&changes.rows);
                 self.store.commit(std::mem::take(&mut changes.rows), done);
+                self.tell_kernel(&mut changes);
                 drop(core);
                 failpoint!("step.submitted");
                 self.carry_out(changes);
@@ -225,14 +236,68 @@ impl Shared {
         self.touched.store(true, Ordering::Relaxed);
     }
 
-    /// Tells the kernel and the trash what a step that was submitted elsewhere changed.
-    pub fn carry_out(&self, changes: Changes) {
-        self.contents.discard(changes.trash);
-        if !changes.invalidations.is_empty()
-            && let Some(invalidate) = self.invalidate.get()
-        {
-            invalidate.invalidate(changes.invalidations);
+    /// Has the kernel told, with the core locked: whoever sees what is new sees that it is not told.
+    fn tell_kernel(&self, changes: &mut Changes) {
+        let all = std::mem::take(&mut changes.invalidations);
+        if !all.is_empty() {
+            self.invalidate(all);
         }
+    }
+
+    pub(super) fn invalidate(&self, all: Vec<Invalidation>) {
+        if let Some(invalidate) = self.invalidate.get() {
+            invalidate.invalidate(all);
+        }
+    }
+
+    /// Has `then` run when the kernel knows everything about a node. Returns whether that is later.
+    pub fn when_told(&self, ino: Ino, then: Box<dyn FnOnce() + Send>) -> bool {
+        if let Some(invalidate) = self.invalidate.get() {
+            return invalidate.when_told(ino, then);
+        }
+        then();
+        false
+    }
+
+    /// The kernel is about to forget what it knows of a file. Returns whether some are still shown
+    /// what it was.
+    #[must_use]
+    pub fn forgetting(&self, ino: Ino) -> bool {
+        let Some(file) = self.contents.open.get(ino) else { return false };
+        file.lock().before.as_mut().map(|before| before.is_used = false).is_some()
+    }
+
+    /// Shows everybody what the file is. Returns whether the kernel may have learned again what it
+    /// was; of a file that was closed meanwhile nobody knows.
+    #[must_use]
+    pub fn show_new(&self, ino: Ino) -> bool {
+        let Some(file) = self.contents.open.get(ino) else { return true };
+        let before = file.lock().before.take();
+        before.is_none_or(|before| before.is_used)
+    }
+
+    /// What a file is for those who have it open, before something else takes its place. Runs with
+    /// the open file locked.
+    pub(super) fn before(&self, ino: Ino, state: &OpenState) -> Option<Before> {
+        if !self.contents.open.is_open(ino) || matches!(state.body, Body::Unloaded) {
+            return None;
+        }
+        let core = self.core();
+        let node = core.tree.get(ino)?;
+        Some(Before {
+            body: state.body.clone(),
+            size: node.body()?.size,
+            mtime: node.mtime,
+            ctime: node.ctime,
+            since: self.clock.monotonic(),
+            is_used: false,
+        })
+    }
+
+    /// Tells the kernel and the trash what a step that was submitted elsewhere changed.
+    pub fn carry_out(&self, mut changes: Changes) {
+        self.tell_kernel(&mut changes);
+        self.contents.discard(changes.trash);
         for what in changes.asked {
             self.notice(Notice {
                 kind: NoticeKind::Approval,

@@ -33,6 +33,15 @@ pub(super) struct Handle {
     pub(super) mode: OpenMode,
 }
 
+/// A handle for a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Its number.
+    pub handle: u64,
+    /// What the kernel keeps of the file is of no use to it: it could not be told what changed.
+    pub is_direct: bool,
+}
+
 /// Whether an open file's bytes can be worked on.
 enum Readiness {
     Ready,
@@ -43,7 +52,7 @@ enum Readiness {
 impl Fs {
     /// Opens a file. When only an upper bound of its size is known, it is fetched first, so that
     /// the kernel learns the size before it reads.
-    pub fn open(&self, ino: Ino, mode: OpenMode, reply: Reply<u64>) {
+    pub fn open(&self, ino: Ino, mode: OpenMode, reply: Reply<Opened>) {
         let exact = {
             let core = self.shared.core();
             let Some(node) = core.tree.get(ino) else {
@@ -80,16 +89,21 @@ impl Fs {
             drop(state);
             // Recorded with the bytes that follow: a file that is written anew is the old one or the
             // new one after a crash, and not an empty one.
-            return reply(Ok(handle));
+            return reply(Ok(Opened { handle, is_direct: false }));
         }
         if exact {
-            return reply(Ok(handle));
+            // What changed from outside is news to the kernel first, and then to this reader.
+            let answer = move |is_told: bool| reply(Ok(Opened { handle, is_direct: !is_told }));
+            return self.once_told(ino, answer);
         }
         let shared = Arc::clone(&self.shared);
         let handles = Arc::clone(&self.handles);
+        let fs = Self::new(Arc::clone(&self.shared), self.runtime.clone());
         self.runtime.spawn(async move {
             match shared.ensure_local(ino).await {
-                Ok(()) => reply(Ok(handle)),
+                Ok(()) => fs.once_told(ino, move |is_told| {
+                    reply(Ok(Opened { handle, is_direct: !is_told }));
+                }),
                 Err(error) => {
                     handles.remove(&handle);
                     shared.contents.open.close(&file, mode.write);
@@ -106,12 +120,17 @@ impl Fs {
     /// Reads up to `len` bytes.
     pub fn read(&self, handle: u64, offset: u64, len: usize, reply: Reply<Bytes>) {
         match self.handle(handle) {
-            Ok(handle) => {
-                self.with_bytes(
-                    handle.file,
-                    move |_, _, state| Ok(state.read(offset, len)?),
-                    reply,
-                );
+            Ok(open) => {
+                // The bytes go with the size that the kernel knows.
+                let before = {
+                    let mut state = open.file.lock();
+                    let before = state.before(self.shared.now().mono);
+                    before.map(|before| before.body.read(offset, len))
+                };
+                if let Some(read) = before {
+                    return reply(read.map_err(FsError::from));
+                }
+                self.with_bytes(open.file, move |_, _, state| Ok(state.read(offset, len)?), reply);
             }
             Err(error) => reply(Err(error)),
         }
@@ -186,6 +205,10 @@ impl Fs {
             Ok(Some(value)) => reply(Ok(value)),
             Err(error) => reply(Err(error)),
             Ok(None) => {
+                let Some(wait) = self.shared.wait_for_network(file.ino) else {
+                    // It changes at the remote in this very moment.
+                    return reply(Err(FsError::Disk(std::io::ErrorKind::WouldBlock)));
+                };
                 let shared = Arc::clone(&self.shared);
                 let listed = exact_size(&shared, file.ino);
                 self.runtime.spawn(async move {
@@ -204,6 +227,7 @@ impl Fs {
                         done.ok_or(FsError::Disk(std::io::ErrorKind::WouldBlock))
                     });
                     reply(result);
+                    drop(wait);
                 });
             }
         }

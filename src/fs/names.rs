@@ -6,6 +6,7 @@ use super::files::{Handle, OpenMode};
 use super::{Attributes, DirEntry, EntryKind, Fs, FsError, Reply};
 use crate::engine::local::{Creator, LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
+use crate::engine::waits::Wait;
 use crate::ignore_rules::RULES_NAME;
 use crate::node::{Content, FileBody, FileId, Ino, Kind, ROOT, Special};
 use crate::store::{Done, StoreError};
@@ -129,7 +130,7 @@ impl Fs {
         if let Some(ino) = self.open_and_remote((parent, name)) {
             let name = name.to_owned();
             let rest = move |fs: Self| fs.unlink_now(parent, &name, reply);
-            return self.after_fetch(ino, rest);
+            return self.after_fetch(ino, &[parent], rest);
         }
         self.unlink_now(parent, name, reply);
     }
@@ -182,11 +183,12 @@ impl Fs {
         if mode == RenameMode::Replace
             && let Some(ino) = self.open_and_remote(to)
         {
+            let folders = [from.0, to.0];
             let (from, to) = ((from.0, from.1.to_owned()), (to.0, to.1.to_owned()));
             let rest = move |fs: Self| {
                 fs.rename_now((from.0, &from.1), (to.0, &to.1), mode, reply);
             };
-            return self.after_fetch(ino, rest);
+            return self.after_fetch(ino, &folders, rest);
         }
         self.rename_now(from, to, mode, reply);
     }
@@ -223,15 +225,19 @@ impl Fs {
     }
 
     /// Goes on when the bytes of a file are here, or cannot be had: removing a name does not
-    /// depend on the network, only reading without it does.
-    fn after_fetch(&self, ino: Ino, rest: impl FnOnce(Self) + Send + 'static) {
+    /// depend on the network, only reading without it does. The kernel holds `folders` meanwhile.
+    fn after_fetch(&self, ino: Ino, folders: &[Ino], rest: impl FnOnce(Self) + Send + 'static) {
         let shared = Arc::clone(&self.shared);
         let again = Self::new(Arc::clone(&self.shared), self.runtime.clone());
+        let waits: Option<Vec<Wait>> =
+            folders.iter().map(|folder| shared.wait_for_network(*folder)).collect();
+        let Some(waits) = waits else { return rest(again) };
         self.runtime.spawn(async move {
             if let Err(error) = shared.ensure_local(ino).await {
                 tracing::warn!(ino = ino.0, %error, "an open file loses its name unread");
             }
             rest(again);
+            drop(waits);
         });
     }
 
@@ -276,6 +282,11 @@ impl Fs {
 
     fn fetch_then_exchange(&self, ino: Ino, from: (Ino, &str), to: (Ino, &str), reply: Reply<()>) {
         let shared = Arc::clone(&self.shared);
+        let waits: Option<Vec<Wait>> =
+            [from.0, to.0].into_iter().map(|folder| shared.wait_for_network(folder)).collect();
+        let Some(waits) = waits else {
+            return reply(Err(FsError::Disk(std::io::ErrorKind::WouldBlock)));
+        };
         let (from, to) = ((from.0, from.1.to_owned()), (to.0, to.1.to_owned()));
         let again = Self::new(Arc::clone(&self.shared), self.runtime.clone());
         self.runtime.spawn(async move {
@@ -286,6 +297,7 @@ impl Fs {
                 }
                 Err(error) => reply(Err(error.into())),
             }
+            drop(waits);
         });
     }
 

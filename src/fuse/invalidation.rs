@@ -3,15 +3,20 @@
 //! Never from a FUSE handler and never under a lock: the kernel may hold the very inode while it
 //! waits for our reply. The queue is bounded; when the kernel falls behind, the newest requests
 //! for one node fold into one. It is disarmed before the mount goes.
+//!
+//! Whoever opens a file waits until the kernel forgot what it was. Who has it open reads what it was
+//! until then, and its size goes with it; what the kernel learns of that while it is told, it is told
+//! again. What a call that waits for the network is about is told when that is over ([`crate::engine::waits`]). A read waits for nothing of this: the kernel may hold a page for it, and would wait for the
+//! page. What is left is a read that is inside the kernel in that very moment.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::{INodeNo, Notifier};
 
-use crate::engine::Invalidation;
 use crate::engine::shared::Invalidate;
+use crate::engine::{Invalidation, Shared};
 use crate::node::{Ino, ROOT};
 
 /// Entries that may wait; past that only whole nodes are told, folded.
@@ -29,11 +34,50 @@ struct QueueShared {
     work: Condvar,
 }
 
-#[derive(Debug, Default)]
+/// What is to be done when a node was told.
+type Then = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
 struct Queue {
     order: VecDeque<Invalidation>,
+    /// Nodes in `order`.
     nodes: HashSet<Ino>,
+    /// The node that is being told.
+    telling: Option<Ino>,
+    /// Nodes that are told when somebody who waits for the network waits no more.
+    put_aside: HashSet<Ino>,
+    /// Who waits for a node to be told.
+    waiting: HashMap<Ino, Vec<Then>>,
     disarmed: bool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("waits", &self.order.len()).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    fn next(&mut self) -> Option<Invalidation> {
+        let next = self.order.pop_front()?;
+        if let Invalidation::Node(ino) = next {
+            self.nodes.remove(&ino);
+            self.put_aside.remove(&ino);
+            self.telling = Some(ino);
+        }
+        Some(next)
+    }
+
+    fn is_told(&self, ino: Ino) -> bool {
+        let is_to_be_told = self.nodes.contains(&ino) || self.put_aside.contains(&ino);
+        !is_to_be_told && self.telling != Some(ino)
+    }
+
+    /// A node was told; returns who waited for that.
+    fn told(&mut self, ino: Ino) -> Vec<Then> {
+        self.telling = None;
+        if self.is_told(ino) { self.waiting.remove(&ino).unwrap_or_default() } else { Vec::new() }
+    }
 }
 
 impl Invalidator {
@@ -41,12 +85,12 @@ impl Invalidator {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(notifier: Notifier) -> std::io::Result<Arc<Self>> {
+    pub fn start(notifier: Notifier, mount: Weak<Shared>) -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(QueueShared { queue: Mutex::default(), work: Condvar::new() });
         let for_thread = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("invalidation".to_owned())
-            .spawn(move || tell_loop(&for_thread, &notifier))?;
+            .spawn(move || tell_loop(&for_thread, &notifier, &mount))?;
         Ok(Arc::new(Self { shared }))
     }
 
@@ -55,8 +99,12 @@ impl Invalidator {
         let mut queue = lock(&self.shared.queue);
         queue.disarmed = true;
         queue.order.clear();
+        let waiting: Vec<Then> = queue.waiting.drain().flat_map(|(_, all)| all).collect();
         drop(queue);
         self.shared.work.notify_all();
+        for then in waiting {
+            then();
+        }
     }
 }
 
@@ -84,40 +132,77 @@ impl Invalidate for Invalidator {
         drop(queue);
         self.shared.work.notify_one();
     }
+
+    fn when_told(&self, ino: Ino, then: Then) -> bool {
+        let mut queue = lock(&self.shared.queue);
+        let later = !queue.disarmed && !queue.is_told(ino);
+        if later {
+            queue.waiting.entry(ino).or_default().push(then);
+        } else {
+            drop(queue);
+            then();
+        }
+        later
+    }
 }
 
 fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tell_loop(shared: &QueueShared, notifier: &Notifier) {
+/// What is to be told next, waited for; `None` when there is nothing any more.
+fn next(shared: &QueueShared) -> Option<Invalidation> {
+    let mut queue = lock(&shared.queue);
     loop {
-        let next = {
-            let mut queue = lock(&shared.queue);
-            loop {
-                if queue.disarmed {
-                    return;
-                }
-                if let Some(next) = queue.order.pop_front() {
-                    if let Invalidation::Node(ino) = next {
-                        queue.nodes.remove(&ino);
-                    }
-                    break next;
-                }
-                queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            }
-        };
-        let told = match &next {
-            Invalidation::Node(Ino(ino)) => notifier.inval_inode(INodeNo(*ino), 0, 0),
-            Invalidation::Entry { parent, name } => {
-                notifier.inval_entry(INodeNo(parent.0.max(ROOT.0)), OsStr::new(&**name))
-            }
-        };
-        if let Err(error) = told
-            // The kernel does not know the node or name: nothing to forget.
-            && error.raw_os_error() != Some(nix::libc::ENOENT)
-        {
-            tracing::debug!(%error, ?next, "invalidation not taken by the kernel");
+        if queue.disarmed {
+            return None;
         }
+        if let Some(next) = queue.next() {
+            return Some(next);
+        }
+        queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn tell_loop(shared: &QueueShared, notifier: &Notifier, mount: &Weak<Shared>) {
+    while let Some(next) = next(shared) {
+        let Some(mount) = mount.upgrade() else { return };
+        let may_tell = mount.may_tell(&next);
+        let Invalidation::Node(ino) = next else {
+            if may_tell {
+                tell(notifier, &next);
+                mount.told();
+            }
+            continue;
+        };
+        if may_tell {
+            let is_shown = mount.forgetting(ino);
+            tell(notifier, &next);
+            if is_shown && mount.show_new(ino) {
+                tell(notifier, &next);
+            }
+            mount.told();
+        } else {
+            lock(&shared.queue).put_aside.insert(ino);
+        }
+        let waited = lock(&shared.queue).told(ino);
+        for then in waited {
+            then();
+        }
+    }
+}
+
+fn tell(notifier: &Notifier, what: &Invalidation) {
+    let told = match what {
+        Invalidation::Node(Ino(ino)) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+        Invalidation::Entry { parent, name } => {
+            notifier.inval_entry(INodeNo(parent.0.max(ROOT.0)), OsStr::new(&**name))
+        }
+    };
+    if let Err(error) = told
+        // The kernel does not know the node or name: nothing to forget.
+        && error.raw_os_error() != Some(nix::libc::ENOENT)
+    {
+        tracing::debug!(%error, ?what, "invalidation not taken by the kernel");
     }
 }

@@ -80,7 +80,8 @@ impl Mounted {
         config.clone_fd = cfg!(target_os = "linux");
         let shared = Arc::clone(fs.shared());
         let session = Session::new(FuseFs::new(fs), path, &config).map_err(refused)?;
-        let invalidator = Invalidator::start(session.notifier()).map_err(refused)?;
+        let invalidator =
+            Invalidator::start(session.notifier(), Arc::downgrade(&shared)).map_err(refused)?;
         shared.set_invalidate(Arc::clone(&invalidator) as _);
         let loops = std::thread::Builder::new()
             .name("fuse-session".to_owned())

@@ -24,6 +24,7 @@ use crate::support::{Kind, Mount, PATIENCE, TestServer, bytes, seed, wait_for, w
 on_both_servers!(
     new_bytes_are_read_where_the_old_ones_were_known,
     new_bytes_are_seen_through_a_mapping,
+    a_reader_sees_one_version_while_it_changes,
     names_come_and_go,
     what_is_closed_is_soon_in_the_other_mount,
     the_change_stream_is_live,
@@ -66,6 +67,120 @@ fn new_bytes_are_read_where_the_old_ones_were_known(kind: Kind) {
             assert!(held[..n] == content, "bytes of the open file");
         }
     }
+}
+
+/// Whoever reads a file while it changes elsewhere gets one of the versions, whole: never the bytes
+/// of one with the length of the other, whether they open it anew or hold it open, and whatever
+/// others ask of it meanwhile. A read that is inside of the kernel in the very moment in which that
+/// learns of the change is out of our hands; the next one is not.
+fn a_reader_sees_one_version_while_it_changes(kind: Kind) {
+    const FLIPS: u64 = 100;
+    let (server, _, b) = pair(kind);
+    let versions = [vec![b'a'; 5], vec![b'b'; 60_000], vec![b'c'; 9_000]];
+    let version = |n: u64| &versions[usize::try_from(n).unwrap() % versions.len()];
+    server.put("f", version(0));
+    wait_within(SOON, "the file", || read_if_there(&b.at("f")));
+    let over = AtomicBool::new(false);
+    let path = b.at("f");
+    let is_whole = |file: &File| {
+        let mut buffer = vec![0; 100_000];
+        let n = file.read_at(&mut buffer, 0).unwrap();
+        versions.iter().any(|version| *version == buffer[..n])
+    };
+    let read = |is_held: bool| {
+        let mut file = File::open(&path).unwrap();
+        while !over.load(Ordering::Relaxed) {
+            if !is_held {
+                file = File::open(&path).unwrap();
+            }
+            assert!(is_whole(&file) || is_whole(&file), "twice what never was (held: {is_held})");
+        }
+    };
+    std::thread::scope(|scope| {
+        let _end = SetWhenDropped(&over);
+        scope.spawn(|| read(false));
+        scope.spawn(|| read(true));
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let size = fs::metadata(&path).unwrap().size();
+                assert!(versions.iter().any(|version| version.len() as u64 == size), "{size}");
+            }
+        });
+        for n in 1..=FLIPS {
+            server.put("f", version(n));
+            wait_within(SOON, "the new version", || {
+                (fs::read(&path).unwrap() == *version(n)).then_some(())
+            });
+        }
+    });
+}
+
+/// A file that changed is read whole also while the kernel cannot be told of the change, because it
+/// still waits for another file: never with the length that it had.
+#[test]
+fn a_changed_file_is_read_whole_before_the_kernel_can_be_told() {
+    let hooks = Hooks::new();
+    let server = TestServer::builder().interceptor(hooks.clone()).start();
+    let (old, new) = (bytes(1, 5), bytes(2, 50_000));
+    server.put("slow", &bytes(3, 100_000));
+    server.put("d/f", &old);
+    server.put("e/first", b"");
+    let b = Mount::of(&server);
+    b.wait_synced();
+    let slow = Act::Before(Before::Delay(Duration::from_secs(2)));
+    let is_slow = |request: &workspaced::RequestHead| request.path.as_deref() == Some("/slow");
+    let asked = hooks.add(1, slow, is_slow);
+    let path = b.at("slow");
+    // Its pages are locked until the bytes are there.
+    let waiting = std::thread::spawn(move || drop(fs::read(path)));
+    asked.wait();
+    assert_eq!(fs::metadata(b.at("d/f")).unwrap().size(), 5);
+    server.put("slow", &bytes(4, 90_000));
+    server.put("d/f", &new);
+    server.put("e/last", b"");
+    wait_within(SOON, "the news", || (names(&b.at("e")).len() == 2).then_some(()));
+    let file = File::open(b.at("d/f")).unwrap();
+    let mut seen = vec![0; 60_000];
+    let n = file.read_at(&mut seen, 0).unwrap();
+    assert!(seen[..n] == new, "{n} bytes");
+    waiting.join().unwrap();
+    assert!(fs::read(b.at("d/f")).unwrap() == new);
+}
+
+/// A daemon that is killed ends, whatever its callers and the kernel wait for, and the next one takes
+/// over: here a file is being fetched for a reader, and for who removes it, while it changes elsewhere.
+#[test]
+fn a_kill_ends_a_daemon_whose_callers_wait_for_the_network() {
+    let hooks = Hooks::new();
+    let server = TestServer::builder().interceptor(hooks.clone()).start();
+    server.put("d/slow", &bytes(3, 100_000));
+    server.put("d/unread", &bytes(3, 100_000));
+    server.put("e/first", b"");
+    let mut b = Mount::of(&server);
+    b.wait_synced();
+    let slow = Act::Before(Before::Delay(PATIENCE));
+    let is_content = |request: &workspaced::RequestHead| {
+        request.method == "GET" && request.path.as_deref().is_some_and(|at| at.starts_with("/d/"))
+    };
+    let asked = hooks.add(u64::MAX, slow, is_content);
+    let (slow, unread) = (b.at("d/slow"), b.at("d/unread"));
+    let open = File::open(&unread).unwrap();
+    let reader = std::thread::spawn(move || drop(fs::read(slow)));
+    let remover = std::thread::spawn(move || drop(fs::remove_file(unread)));
+    wait_for("both to wait", || (asked.count() >= 2).then_some(()));
+    server.put("d/slow", &bytes(4, 90_000));
+    server.put("d/new", b"");
+    server.put("e/last", b"");
+    wait_within(SOON, "the news", || (names(&b.at("e")).len() == 2).then_some(()));
+    b.kill9();
+    reader.join().unwrap();
+    remover.join().unwrap();
+    drop(open);
+    hooks.clear();
+    b.start();
+    wait_for("the new bytes", || {
+        (read_if_there(&b.at("d/slow"))? == bytes(4, 90_000)).then_some(())
+    });
 }
 
 /// A program that maps a file sees the bytes that another mount wrote.
