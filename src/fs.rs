@@ -107,6 +107,26 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    fn of(node: &Node, links: u32) -> Self {
+        Self {
+            ino: node.ino,
+            kind: EntryKind::of(node),
+            size: node.size(),
+            exact: node.body().is_none_or(|body| body.exact),
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+            links,
+            device: match node.kind {
+                Kind::Special { device, .. } => device,
+                Kind::File(_) | Kind::Dir { .. } | Kind::Symlink { .. } => 0,
+            },
+            atime: node.atime,
+            mtime: node.mtime,
+            ctime: node.ctime,
+        }
+    }
+
     /// Those of nothing, for names that there are not.
     #[must_use]
     pub fn of_nothing() -> Self {
