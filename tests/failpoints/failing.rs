@@ -132,7 +132,7 @@ fn a_full_disk_at_a_commit_is_told_and_passes() {
         match error.raw_os_error() {
             // Of bytes that were written it says that they could not be recorded.
             Some(ENOSPC) => {
-                assert!(unchanged || what == "write", "{what} was refused and happened")
+                assert!(unchanged || what == "write", "{what} was refused and happened");
             }
             Some(EIO) => assert!(!unchanged, "{what} is said to be unknown and did not happen"),
             // A later call may meet what an earlier one left.
