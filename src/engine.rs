@@ -43,6 +43,7 @@ pub mod seal;
 pub mod settings;
 pub mod settle;
 pub mod shared;
+mod size_limit;
 pub mod standing;
 pub mod stats;
 pub mod sweep;

@@ -70,6 +70,8 @@ pub struct Capabilities {
     pub exact_size: bool,
     /// The largest JSON body the server takes, when it says so; bytes.
     pub body_bytes_max: Option<u64>,
+    /// The largest raw body the server takes, when it says so; bytes.
+    pub file_bytes_max: Option<u64>,
     /// Which server it is, when it says so.
     pub server: Option<ServerId>,
 }

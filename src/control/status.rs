@@ -141,6 +141,7 @@ fn uploads(core: &Core, now: Now) -> UploadsStatus {
         attention: outbox.parked() as u64,
         held_open,
         oldest_age_ms: oldest.map(|at| age_ms(at, now)),
+        file_bytes_max: core.file_bytes_max(),
         files_per_min: Some(files),
         bytes_per_s: Some(bytes / 60),
         last_batch: core.stats.last_batch.as_ref().map(|batch| BatchStatus {

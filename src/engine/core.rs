@@ -108,6 +108,8 @@ pub struct Core {
     pub capabilities: Option<Capabilities>,
     /// Largest body that the server is believed to take; encoded bytes.
     pub body_bytes: u64,
+    /// The largest file that the server may take after it refused one, known since the start.
+    pub(super) file_bytes_learned: Option<super::size_limit::Learned>,
     /// Paths whose remote state is to be read again when nothing is pending on them.
     pub recheck: BTreeSet<WsPath>,
     /// Which paths are local-only.
@@ -223,6 +225,7 @@ impl Core {
                 .chain(announced)
                 .min()
                 .unwrap_or(settings.body_bytes_start),
+            file_bytes_learned: None,
             recheck: loaded.recheck.into_iter().collect(),
             rules,
             rules_text,
@@ -479,6 +482,7 @@ impl Core {
             return;
         }
         self.capabilities = Some(capabilities);
+        self.file_bytes_learned = None;
         let json = serde_json::to_string(&capabilities).ok();
         changes.rows.push(Row::SetMeta("capabilities", json));
         if let Some(bytes) = announced_body_bytes(&capabilities) {

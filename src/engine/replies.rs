@@ -67,6 +67,9 @@ impl Core {
         for Answer { item, digest, outcome } in answers {
             let accepted = matches!(outcome, Some(Outcome::Accepted { .. }));
             if accepted {
+                if item.op == Op::Put && item.moved_from.is_none() {
+                    self.accepted_file(item.size);
+                }
                 files += 1;
                 bytes += item.size;
             }
@@ -289,7 +292,11 @@ impl Core {
         match error {
             RemoteError::TooLarge => {
                 self.link.reached();
-                if !alone && !self.learn_body_cap(sent_bytes / 2, changes) {
+                if alone {
+                    if let Some(item) = items.first().filter(|item| item.moved_from.is_none()) {
+                        self.learn_file_bytes(item, sent_bytes);
+                    }
+                } else if !self.learn_body_cap(sent_bytes / 2, changes) {
                     // It is not the size of the body: whatever it is, it must not be asked for ever.
                     self.limit_batches(Some((items.len() / 2).max(1)));
                 }

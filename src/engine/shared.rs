@@ -1,7 +1,7 @@
 //! What the threads of a mount share: the core behind its lock, and everything around it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -99,6 +99,8 @@ pub struct Shared {
     pub conflicts_folder: std::path::PathBuf,
     /// One fetch per node at a time.
     pub(super) fetches: DashMap<Ino, Arc<tokio::sync::Mutex<()>>>,
+    /// The largest file that the server may take, as far as known.
+    file_bytes_max: AtomicU64,
     /// Whether anything was written to the store since the last checkpoint.
     pub(super) touched: AtomicBool,
     invalidate: std::sync::OnceLock<Arc<dyn Invalidate>>,
@@ -122,8 +124,10 @@ impl Shared {
         clock: SharedClock,
         conflicts_folder: std::path::PathBuf,
     ) -> Self {
+        let file_bytes_max = AtomicU64::new(core.file_bytes_max().unwrap_or(u64::MAX));
         Self {
             core: RwLock::new(core),
+            file_bytes_max,
             store,
             contents,
             remote,
@@ -179,6 +183,7 @@ impl Shared {
         let now = self.now();
         let result = act(&mut core, now, &mut changes);
         core.keep_link(now, &mut changes);
+        self.note_limit(&core);
         self.touched.fetch_or(!changes.rows.is_empty(), Ordering::Relaxed);
         self.keep_readable(&changes.rows);
         self.store.put(std::mem::take(&mut changes.rows));
@@ -204,6 +209,7 @@ impl Shared {
         match act(&mut core, now, &mut changes) {
             Ok(value) => {
                 core.keep_link(now, &mut changes);
+                self.note_limit(&core);
                 self.touched.store(true, Ordering::Relaxed);
                 self.keep_readable(&changes.rows);
                 self.store.commit(std::mem::take(&mut changes.rows), done);
@@ -219,6 +225,17 @@ impl Shared {
                 Err((error, done))
             }
         }
+    }
+
+    fn note_limit(&self, core: &Core) {
+        let bytes = core.file_bytes_max().unwrap_or(u64::MAX);
+        self.file_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a file may grow to so many bytes: local-only ones to any.
+    pub fn may_grow_to(&self, ino: Ino, bytes: u64) -> bool {
+        let is_local = || self.core().tree.get(ino).is_some_and(|node| node.local_only);
+        bytes <= self.file_bytes_max.load(Ordering::Relaxed) || is_local()
     }
 
     /// Keeps new small contents in memory: with the end of the step they may be read, and the store

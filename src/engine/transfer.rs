@@ -145,6 +145,8 @@ impl Shared {
             Err(Unready::Damaged(why)) => self.park_damaged(&item, why),
             Ok(_) | Err(Unready::Link(_)) => {}
         }
+        let refused = matches!(&result, Err(Unready::Link(RemoteError::TooLarge)));
+        let request_bytes = if refused { self.request_bytes(&item).await } else { item.size };
         failpoint!("send.single.replied");
         let tasks = self.step(|core, now, changes| {
             core.single_over();
@@ -155,8 +157,7 @@ impl Shared {
                     core.answered(vec![answer], took, now, changes)
                 }
                 Err(Unready::Link(error)) => {
-                    let bytes = item.size;
-                    core.failed(vec![item], &error, bytes, now, changes);
+                    core.failed(vec![item], &error, request_bytes, now, changes);
                     Vec::new()
                 }
                 Err(Unready::Damaged(_)) => Vec::new(),
@@ -168,6 +169,17 @@ impl Shared {
         });
         failpoint!("send.single.taken");
         tasks
+    }
+
+    /// How many bytes of a request the content of a file takes that travels by itself.
+    async fn request_bytes(self: &Arc<Self>, item: &Item) -> u64 {
+        if self.core().offers(|can| can.raw) {
+            return item.size;
+        }
+        match self.load(item).await {
+            Ok((body, digest)) => self.remote.encoded_len(&entry(item, body, digest.as_ref())),
+            Err(_) => u64::MAX,
+        }
     }
 
     /// Streams one file from the local disk.

@@ -463,6 +463,9 @@ fn write_at(
     let end = offset
         .checked_add(data.len() as u64)
         .ok_or(FsError::Disk(std::io::ErrorKind::FileTooLarge))?;
+    if !shared.may_grow_to(ino, end) {
+        return Err(FsError::Disk(std::io::ErrorKind::FileTooLarge));
+    }
     let now = shared.now();
     let newly_dirty = state.dirty_since.is_none();
     make_changeable(shared, ino, state, end)?;
@@ -494,6 +497,10 @@ fn write_at(
 }
 
 fn set_len(shared: &Shared, ino: Ino, state: &mut OpenState, size: u64) -> Result<(), FsError> {
+    // A file that is too large already can be made smaller, whatever is left.
+    if state.size()?.is_some_and(|known| size > known) && !shared.may_grow_to(ino, size) {
+        return Err(FsError::Disk(std::io::ErrorKind::FileTooLarge));
+    }
     let now = shared.now();
     let newly_dirty = state.dirty_since.is_none();
     make_changeable(shared, ino, state, size)?;

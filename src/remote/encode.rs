@@ -46,7 +46,8 @@ pub(super) fn percent(text: &str) -> String {
 /// extension keeps names as they are, and only its bulk request can carry a symbolic link.
 #[must_use]
 pub fn trimmed_by_bulk(path: &WsPath, offered: Capabilities) -> bool {
-    let nothing = Capabilities { body_bytes_max: None, ..offered } == Capabilities::default();
+    let offered = Capabilities { body_bytes_max: None, file_bytes_max: None, ..offered };
+    let nothing = offered == Capabilities::default();
     nothing && path.as_str().ends_with(char::is_whitespace)
 }
 
@@ -328,6 +329,7 @@ mod tests {
         raw: true,
         exact_size: true,
         body_bytes_max: None,
+        file_bytes_max: None,
         server: None,
     };
 

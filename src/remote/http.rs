@@ -223,6 +223,7 @@ fn capabilities_of(wire: WireCapabilities) -> Capabilities {
         raw: has("raw"),
         exact_size: has("exact-size"),
         body_bytes_max: wire.limits.max_body_bytes.filter(|bytes| *bytes > 0),
+        file_bytes_max: wire.limits.max_raw_bytes.filter(|bytes| *bytes > 0),
         server: wire.server_id.parse().ok(),
     }
 }
@@ -318,13 +319,14 @@ mod tests {
     #[test]
     fn capabilities_are_read_by_name() {
         let wire = serde_json::from_str(
-            r#"{"capabilities":["raw","metadata",7,"new"],"limits":{"maxBodyBytes":9}}"#,
+            r#"{"capabilities":["raw","metadata",7,"new"],"limits":{"maxBodyBytes":9,"maxRawBytes":12}}"#,
         )
         .unwrap();
         let expected = Capabilities {
             raw: true,
             metadata: true,
             body_bytes_max: Some(9),
+            file_bytes_max: Some(12),
             ..Capabilities::default()
         };
         assert_eq!(capabilities_of(wire), expected);

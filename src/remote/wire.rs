@@ -160,6 +160,8 @@ pub(super) struct WireCapabilities {
 pub(super) struct WireLimits {
     #[serde(deserialize_with = "number")]
     pub(super) max_body_bytes: Option<u64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) max_raw_bytes: Option<u64>,
 }
 
 /// A list of at most `MAX` values; a longer one is an error, found before the rest is read. Null is

@@ -34,6 +34,7 @@ mod promises;
 mod recovery;
 mod repair;
 mod shell_life;
+mod size_limit;
 mod smoke;
 mod special;
 mod stopping;

@@ -172,6 +172,8 @@ pub struct UploadsStatus {
     pub held_open: u64,
     /// Age of the oldest queued record, in milliseconds; `null` when none is queued.
     pub oldest_age_ms: Option<u64>,
+    /// The largest file that the server may take, as far as known; bytes. Writing past it fails.
+    pub file_bytes_max: Option<u64>,
     /// Records accepted by the server in the last minute.
     pub files_per_min: Option<u64>,
     /// Content bytes accepted by the server per second, over the last minute.

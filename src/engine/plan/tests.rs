@@ -148,6 +148,7 @@ fn everything() -> Capabilities {
         raw: true,
         exact_size: true,
         body_bytes_max: None,
+        file_bytes_max: None,
         server: None,
     }
 }

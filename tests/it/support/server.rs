@@ -58,6 +58,7 @@ struct Options {
     extensions: Extensions,
     interceptor: Option<Arc<dyn Interceptor>>,
     max_body_bytes: usize,
+    max_raw_bytes: u64,
     auth: Auth,
 }
 
@@ -87,6 +88,12 @@ impl TestServerBuilder {
     /// Takes JSON bodies up to this size.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.0.max_body_bytes = bytes;
+        self
+    }
+
+    /// Takes raw bodies up to this size.
+    pub fn max_raw_bytes(mut self, bytes: u64) -> Self {
+        self.0.max_raw_bytes = bytes;
         self
     }
 
@@ -139,6 +146,7 @@ impl TestServer {
             extensions: Extensions::all(),
             interceptor: None,
             max_body_bytes: 1 << 20,
+            max_raw_bytes: 1 << 40,
             auth: Auth::Token(TOKEN.to_owned()),
         })
     }
@@ -151,6 +159,7 @@ impl TestServer {
             config.extensions = self.options.extensions;
             config.interceptor.clone_from(&self.options.interceptor);
             config.max_body_bytes = self.options.max_body_bytes;
+            config.max_raw_bytes = self.options.max_raw_bytes;
             match self.runtime.block_on(Server::bind(config, self.addr)) {
                 Ok(server) => Some(server),
                 Err(workspaced::Error::Listen { .. }) => None,

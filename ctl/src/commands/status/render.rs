@@ -207,6 +207,9 @@ fn token(mount: &MountStatus, view: &View) -> Option<String> {
     })
 }
 
+/// A limit that no file meets is not worth a line; bytes.
+const BEYOND_FILES: u64 = 1 << 40;
+
 fn uploads_rows(mount: &MountStatus, view: &View) -> Vec<String> {
     let uploads = &mount.uploads;
     let mut parts = vec![match uploads.queued {
@@ -240,6 +243,8 @@ fn uploads_rows(mount: &MountStatus, view: &View) -> Vec<String> {
         parts.extend(batch.at.map(|at| view.ago(at)));
         rows.push(format!("last batch {}", parts.join(", ")));
     }
+    let limit = uploads.file_bytes_max.filter(|bytes| *bytes < BEYOND_FILES);
+    rows.extend(limit.map(|bytes| format!("the server takes files up to {}", units::size(bytes))));
     rows
 }
 
