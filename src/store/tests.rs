@@ -55,6 +55,40 @@ fn record(seq: u64, base: RecordBase, state: RecordState) -> Record {
     }
 }
 
+/// Whoever drops a store without closing it, as a start that fails does, leaves no thread behind; what
+/// was submitted is committed. Also where the last handle is held by a callback, which a thread of
+/// the store runs and drops.
+#[test]
+fn a_dropped_store_ends_its_threads() {
+    for last_is_a_callback in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let store = Store::open(&path).unwrap();
+        // The threads share it; once they are gone, so is it.
+        let held = Arc::new(());
+        let by_threads = Arc::clone(&held);
+        store.before_sync(Box::new(move || Ok(drop(Arc::clone(&by_threads)))));
+        store.put(vec![Row::SetMeta("name", Some("x".to_owned()))]);
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        if last_is_a_callback {
+            let handle = store.clone();
+            store.sync(Box::new(move |result| {
+                result.unwrap();
+                drop(handle);
+                drop(tell);
+            }));
+            drop(store);
+            assert!(told.recv().is_err(), "the callback has run");
+        } else {
+            drop(store);
+            assert_eq!(Arc::strong_count(&held), 1);
+        }
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.load().unwrap().meta.get("name").map(String::as_str), Some("x"));
+        store.close().unwrap();
+    }
+}
+
 #[test]
 fn what_was_committed_is_read_back_by_the_next_process() {
     let folder = tempfile::tempdir().unwrap();

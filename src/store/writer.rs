@@ -161,13 +161,24 @@ impl Writer {
         lock(&self.shared.queue).stop = true;
         self.shared.work.notify_all();
         let threads = std::mem::take(&mut *lock(&self.threads));
+        let own = std::thread::current().id();
         for (at, thread) in threads.into_iter().enumerate() {
             if at == 1 {
                 lock(&self.shared.syncs).stop = true;
                 self.shared.sync_work.notify_all();
             }
-            drop(thread.join());
+            // The last handle may have been a callback's, which ran on one of them.
+            if thread.thread().id() != own {
+                drop(thread.join());
+            }
         }
+    }
+}
+
+/// A store that nobody holds any more leaves no threads and no open database behind.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
