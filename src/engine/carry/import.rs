@@ -1,6 +1,7 @@
 //! Taking up records that were carried off: each once, on the base it had, and nothing that waits
 //! here is replaced.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use nix::fcntl::OFlag;
 
 use super::{Carried, Entry, EntryBase, FORMAT, MANIFEST, Manifest, Origin};
@@ -19,11 +21,17 @@ use crate::engine::outbox::Change;
 use crate::engine::shared::Shared;
 use crate::node::{BlobId, Content, FileBody, FileId, Ino, Kind, Node};
 use crate::path::WsPath;
-use crate::record::{BaseContent, Op};
+use crate::record::{BaseContent, Op, Seq};
 use crate::store::Row;
 
 /// Largest manifest that is read; bytes.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
+
+/// What was taken up last for each path: what a record that follows it comes after.
+type Last = HashMap<WsPath, Waiting>;
+
+/// The newest record of a path and what it would send, as far as a person can change that.
+type Waiting = (Seq, Option<BlobId>, u64, Option<(Kind, Timestamp)>);
 
 /// The bytes of a record, on this machine's terms.
 struct Here {
@@ -55,9 +63,10 @@ impl Shared {
             return Err("this mount is read-only".to_owned());
         }
         let mut carried = Carried { folder: Some(folder.to_owned()), ..Carried::default() };
+        let mut last = Last::new();
         for entry in &manifest.records {
             let (id, path) = (entry.id.clone(), entry.path.clone());
-            match self.import_one(folder, entry) {
+            match self.import_one(folder, entry, &mut last) {
                 Ok(()) => carried.done.push((id, path)),
                 Err(why) => carried.refused.push((id, path, why)),
             }
@@ -73,7 +82,7 @@ impl Shared {
         Ok(carried)
     }
 
-    fn import_one(&self, folder: &Path, entry: &Entry) -> Result<(), String> {
+    fn import_one(&self, folder: &Path, entry: &Entry, last: &mut Last) -> Result<(), String> {
         let path = WsPath::parse(&entry.path).map_err(|error| error.to_string())?;
         let op = Op::from_word(&entry.op).ok_or_else(|| format!("{} is not known", entry.op))?;
         if path.is_root() {
@@ -94,9 +103,19 @@ impl Shared {
             Some(name) => Some(Bytes::from(read_small(folder, name)?)),
             None => None,
         };
-        let take = || {
+        let mut take = || {
             self.step(|core, now, changes| {
-                core.import(&path, op, entry, body.as_ref(), base.clone(), now, changes)
+                if core.is_pending(&path) {
+                    let is_next = entry.base == EntryBase::Follows
+                        && core.waiting(&path) == last.remove(&path);
+                    if !is_next {
+                        let why = "the path has a change here that waits: flush, and import again";
+                        return Err(why.to_owned());
+                    }
+                }
+                core.import(&path, op, entry, body.as_ref(), base.clone(), now, changes)?;
+                last.extend(core.waiting(&path).map(|waiting| (path.clone(), waiting)));
+                Ok(())
             })
         };
         let file = self.core().file_at(&path);
@@ -166,6 +185,13 @@ impl Core {
         self.outbox.lane(path).is_some_and(|lane| lane.records().any(is_it))
     }
 
+    fn waiting(&self, path: &WsPath) -> Option<Waiting> {
+        let record = self.outbox.lane(path)?.records().last()?;
+        let node = record.ino.and_then(|ino| self.tree.get(ino));
+        let shown = node.map(|node| (node.kind.clone(), node.mtime));
+        Some((record.seq, record.blob, record.size, shown))
+    }
+
     #[allow(clippy::too_many_arguments, reason = "the parts of one record")]
     fn import(
         &mut self,
@@ -177,10 +203,6 @@ impl Core {
         now: Now,
         changes: &mut Changes,
     ) -> Result<(), String> {
-        if self.is_pending(path) && entry.base != EntryBase::Follows {
-            let why = "the path has a change here that waits: flush, and import again";
-            return Err(why.to_owned());
-        }
         let is_dir = matches!(op, Op::MakeDir | Op::RemoveDir);
         if self.rules.is_local_only(path, is_dir) {
             return Err("an ignore rule keeps the path on this machine".to_owned());
