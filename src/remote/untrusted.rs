@@ -5,13 +5,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
 use super::check;
 use super::classify::{Refusal, retry_after};
+use super::credential::Credential;
+use super::encode::{bulk_body, encoded_len, sendable};
 use super::events::Message;
-use super::scope::Scope;
+use super::scope::{Place, Scope};
 use super::transport::parse;
 use super::wire::{WireBulk, WireCapabilities, WireEvents, WireFile, WireTree};
-use super::{BulkChange, BulkEntry, EventChange, Metadata, RemoteEntry, Skipped, bulk};
+use super::{
+    BulkChange, BulkEntry, Capabilities, EventChange, Metadata, RemoteEntry, Skipped, bulk,
+};
 use crate::path::{WsPath, check_name};
 use crate::revision::{Precondition, Revision};
 
@@ -28,6 +37,71 @@ fn check_entry(entry: &RemoteEntry) {
     match entry {
         RemoteEntry::Dir { path, .. } => check_path(path),
         RemoteEntry::File(file) => check_path(&file.path),
+    }
+}
+
+/// A path on the first line and a content: what is sent is that path and that content, within the
+/// length that was announced for it.
+pub fn bulk_request(bytes: &[u8]) {
+    let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (line, body) = bytes.split_at(at);
+    let Some(path) = std::str::from_utf8(line).ok().and_then(|text| WsPath::parse(text).ok())
+    else {
+        return;
+    };
+    let content = Bytes::copy_from_slice(body.get(1..).unwrap_or_default());
+    let entry = BulkEntry {
+        path: path.clone(),
+        identity: "key".to_owned(),
+        change: BulkChange::Put {
+            body: content.clone(),
+            precondition: Precondition::Absent,
+            metadata: Metadata::default(),
+        },
+    };
+    let offered = Capabilities::default();
+    if path.is_root() || sendable(&entry, offered).is_err() {
+        return;
+    }
+    let Ok(sent) = bulk_body(&[&entry], &scope(), offered) else { panic!("{path:?} is not sent") };
+    let length = u64::try_from(sent.len()).unwrap_or(u64::MAX);
+    assert!(length <= encoded_len(&entry, &scope()) + 16, "{length} bytes");
+    let sent: Value = serde_json::from_slice(&sent).unwrap_or_default();
+    let file = &sent["files"][0];
+    let text = |name: &str| file[name].as_str().unwrap_or_default();
+    let read = match text("encoding") {
+        "base64" => STANDARD.decode(text("content")).unwrap_or_default(),
+        _ => text("content").as_bytes().to_vec(),
+    };
+    assert!(read == content, "the content is not what was sent");
+    match scope().place(text("path")) {
+        Place::Inside(there) => assert_eq!(there, path),
+        // So deep that it would not come back either.
+        Place::TooDeep => {}
+        place @ (Place::Root | Place::Outside | Place::Bad(_)) => panic!("{path:?} is {place:?}"),
+    }
+}
+
+/// A token: what it says of itself is read, it is in no text, and it goes out whole or not at all.
+pub fn credential(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    let token = text.trim().to_owned();
+    let credential = Credential::new(Some(Zeroizing::new(text)));
+    drop(credential.claims());
+    let shown = format!("{credential:?}");
+    assert_eq!(shown == "Credential(none)", token.is_empty(), "{shown}");
+    match credential.header() {
+        Ok(header) => {
+            let sent = header.as_ref().map(|header| header.as_bytes().to_vec());
+            let whole = (!token.is_empty()).then(|| format!("Bearer {token}").into_bytes());
+            assert_eq!(sent, whole);
+            assert!(header.is_none_or(|header| header.is_sensitive()));
+        }
+        Err(error) => {
+            // A word of the sentence is no secret.
+            let (sentence, text) = ("the token holds characters no header can carry", error);
+            assert!(sentence.contains(&token) || !text.to_string().contains(&token), "{text}");
+        }
     }
 }
 

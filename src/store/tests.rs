@@ -67,7 +67,10 @@ fn a_dropped_store_ends_its_threads() {
         // The threads share it; once they are gone, so is it.
         let held = Arc::new(());
         let by_threads = Arc::clone(&held);
-        store.before_sync(Box::new(move || Ok(drop(Arc::clone(&by_threads)))));
+        store.before_sync(Box::new(move || {
+            drop(Arc::clone(&by_threads));
+            Ok(())
+        }));
         store.put(vec![Row::SetMeta("name", Some("x".to_owned()))]);
         let (tell, told) = std::sync::mpsc::channel::<()>();
         if last_is_a_callback {

@@ -37,7 +37,7 @@ const ROOTS: &[&str] = &["main", "lib", "daemon"];
 const EDGES: &[(&str, &[&str])] = &[
     ("serve", &["args", "report"]),
     // The ways in, as tests and fuzzers use them.
-    ("untrusted", &["args", "config", "control", "engine", "remote", "store"]),
+    ("untrusted", &["args", "config", "content", "control", "engine", "remote", "store"]),
     ("args", &[]),
     // `check_url`: which addresses may be spoken to is said in one place.
     ("config", &["args", "remote", "report"]),
@@ -94,7 +94,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tokio", &["control", "daemon", "engine", "fs", "remote", "serve", "watch"]),
     ("tokio_tungstenite", &["remote"]),
     ("tracing_subscriber", &["telemetry"]),
-    ("url", &["config", "daemon", "remote"]),
+    ("url", &["config", "daemon", "remote", "untrusted"]),
     ("workspaced", &["daemon", "serve"]),
     ("zeroize", &["config", "daemon", "remote"]),
     ("xxhash_rust", &["checksum"]),
