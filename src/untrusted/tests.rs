@@ -97,7 +97,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config_of(96))]
+    #![proptest_config(config_of(40))]
 
     /// A state database that is none, or is damaged anywhere, or its log, is refused or read; what is
     /// read of it was once written, and the next start reads the same.
