@@ -28,6 +28,8 @@ pub enum Command {
     /// Look at everything that lies in the state folder of a mount that does not run, and put right
     /// what can be put right; nothing is removed
     Repair(RepairArgs),
+    /// Ask a workspace server once whether it can be mounted, and say what it answers
+    Probe(ProbeArgs),
     /// Serve workspaces over HTTP from a folder, for several mounts and machines
     Serve(ServeArgs),
 }
@@ -132,6 +134,48 @@ pub struct RepairArgs {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `mountd probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// What would be mounted, as for `mountd mount`
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// File that holds the token
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Mount only this folder of the workspace
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub remote_path: String,
+    /// Allow plain http to hosts other than loopback
+    #[arg(long)]
+    pub insecure_http: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ProbeArgs {
+    /// What a mount of the same source would be started with.
+    ///
+    /// # Errors
+    /// When the source cannot be understood, in words.
+    pub fn to_mount(&self) -> Result<MountArgs, String> {
+        #[derive(Debug, Parser)]
+        struct AsMount {
+            #[command(flatten)]
+            mount: MountArgs,
+        }
+        let mut words = vec!["mount".to_owned(), self.source.clone(), "/".to_owned()];
+        let token_file = self.token_file.as_ref().map(|file| file.display().to_string());
+        words.extend(token_file.into_iter().flat_map(|file| ["--token-file".to_owned(), file]));
+        words.extend(["--remote-path".to_owned(), self.remote_path.clone()]);
+        words.extend(self.insecure_http.then(|| "--insecure-http".to_owned()));
+        // A name that any source may have: none is used.
+        words.extend(["--name".to_owned(), "probe".to_owned()]);
+        AsMount::try_parse_from(words).map(|parsed| parsed.mount).map_err(|error| error.to_string())
+    }
 }
 
 /// Options of `mountd serve`.

@@ -9,6 +9,7 @@ mod conflicts;
 mod events;
 mod link;
 mod outbox;
+pub mod probe;
 mod server;
 mod status;
 
@@ -42,6 +43,7 @@ use crate::engine::runner::{Command, Flushed};
 use crate::engine::{Core, Shared};
 use crate::path::WsPath;
 use crate::remote::credential::Credential;
+use crate::remote::http::HttpRemote;
 
 /// Largest request body; bytes.
 const BODY_MAX: usize = 64 << 10;
@@ -84,6 +86,7 @@ pub struct Control {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     credential: Credential,
+    remote: Arc<HttpRemote>,
     /// Wakes the daemon's end, after which it unmounts.
     stop: Arc<Notify>,
     stopping: AtomicBool,
@@ -100,6 +103,7 @@ impl Control {
         shared: Arc<Shared>,
         commands: mpsc::Sender<Command>,
         credential: Credential,
+        remote: Arc<HttpRemote>,
         stop: Arc<Notify>,
     ) -> Self {
         Self {
@@ -107,6 +111,7 @@ impl Control {
             shared,
             commands,
             credential,
+            remote,
             stop,
             stopping: AtomicBool::new(false),
             drained: AtomicBool::new(false),
@@ -184,6 +189,7 @@ pub async fn serve(
         )
         .merge(conflicts::routes())
         .route(route::CHECK, post(check::check))
+        .route(route::PROBE, get(probe::probe))
         .route(route::EVENTS, get(events::events))
         .route(route::UNMOUNT, post(unmount))
         .fallback(unknown)

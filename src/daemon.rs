@@ -1,6 +1,7 @@
 //! The composition root: checks, builds, wires, starts in order, stops in reverse.
 
 mod embedded;
+mod probe;
 mod recover;
 mod repair;
 mod reports;
@@ -44,6 +45,7 @@ use crate::watch;
 /// How long the last tasks may take when the process ends.
 const RUNTIME_END: Duration = Duration::from_secs(2);
 
+pub use self::probe::probe;
 pub use self::repair::repair;
 
 /// Runs a mount until it is told to stop.
@@ -135,6 +137,7 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
         Arc::clone(&parts),
         commands.clone(),
         token.clone(),
+        Arc::clone(&remote),
         Arc::clone(&stop),
     ));
     let control_end = Arc::new(Notify::new());
@@ -224,12 +227,7 @@ fn connect(config: &Config, base: Url, credential: &Credential) -> Result<Arc<Ht
 
 /// A workspace that was never mounted here must be reachable: there is nothing to show yet.
 async fn preflight(config: &Config, remote: &HttpRemote) -> Result<(), Report> {
-    let asked = match remote.newest_event().await {
-        // A credential for one folder may not read the stream, but it may list.
-        Err(RemoteError::Forbidden { .. }) => remote.list(None).await.map(|_page| ()),
-        other => other.map(|_id| ()),
-    };
-    let Err(error) = asked else { return Ok(()) };
+    let Err(error) = remote.may_read().await else { return Ok(()) };
     let what = format!("{} cannot be mounted", config.source.text());
     let report = match &error {
         RemoteError::Auth { .. } | RemoteError::Forbidden { .. } => {
@@ -295,6 +293,8 @@ fn build(
         ("files_dir", config.files_dir.display().to_string()),
     ]);
     changes.rows.extend(meta.into_iter().map(|(key, value)| Row::SetMeta(key, Some(value))));
+    let token_file = config.token_file.as_ref().map(|file| file.display().to_string());
+    changes.rows.push(Row::SetMeta("token_file", token_file));
     store.commit_and_wait(changes.rows, false).map_err(|error| store_report(&error))?;
     failpoint!("start.committed");
     if let Some(capabilities) = core.capabilities {

@@ -229,8 +229,10 @@ impl Fs {
         &self.shared
     }
 
-    /// Refuses what needs room on the local disk while there is none, before anything was changed.
+    /// Refuses what needs room on the local disk while there is none, or what would not be kept there,
+    /// before anything was changed.
     fn need_room(&self) -> Result<(), FsError> {
+        self.shared.store.check_writable()?;
         if self.shared.store.has_room() { Ok(()) } else { Err(StoreError::Full.into()) }
     }
 

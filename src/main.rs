@@ -2,16 +2,18 @@
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
-use mountctl::api::{Envelope, Meta, schema};
+use mountctl::api::{CheckReply, Envelope, Meta, ProbeReply, schema};
 use mountctl::checked;
 use mountctl::env::Env;
-use mountd::args::{Cli, Command, RepairArgs};
+use mountd::args::{Cli, Command, ProbeArgs, RepairArgs};
 use mountd::clock::SystemClock;
 use mountd::config::{Config, DaemonEnv, RepairConfig};
 use mountd::report::Report;
 use mountd::{daemon, serve, telemetry};
+use serde::Serialize;
 
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -47,6 +49,7 @@ fn run(cli: Cli) -> Result<ExitCode, Report> {
             daemon::mount(config, &mut out).map(|()| ExitCode::SUCCESS)
         }
         Command::Repair(args) => repair(&args, &mut out),
+        Command::Probe(args) => probe(&args, &mut out),
         Command::Serve(args) => serve::serve(args, &mut out).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -55,27 +58,57 @@ fn run(cli: Cli) -> Result<ExitCode, Report> {
 fn repair(args: &RepairArgs, out: &mut dyn io::Write) -> Result<ExitCode, Report> {
     let clock = SystemClock::start();
     let config = RepairConfig::resolve(args, &Env::from_process());
-    let reply = match config.and_then(|config| daemon::repair(&config)) {
-        Ok(reply) => reply,
-        Err(report) if args.json => {
-            let meta = Meta::new(schema::ERROR, clock.monotonic());
+    let reply = config.and_then(|config| daemon::repair(&config));
+    let code = reply.as_ref().ok().map(CheckReply::exit_code);
+    let text = |reply: &CheckReply| checked::lines(reply).join("\n");
+    show(reply, text, schema::CHECK, args.json, clock.monotonic(), out)
+        .map(|shown| code.map_or(shown, Into::into))
+}
+
+/// Looks at a server and says what it answered.
+fn probe(args: &ProbeArgs, out: &mut dyn io::Write) -> Result<ExitCode, Report> {
+    let clock = SystemClock::start();
+    let env = DaemonEnv::from_process();
+    forget_token();
+    let mount = args.to_mount().map_err(|why| {
+        Report::new(mountctl::api::ExitCode::Usage, "INVALID_ARGUMENT", args.source.clone())
+            .why(why)
+    });
+    let config = mount.and_then(|mount| Config::resolve(&mount, &Env::from_process(), env));
+    let reply = config.and_then(|config| daemon::probe(&config));
+    let text = |reply: &ProbeReply| match &reply.why {
+        None => format!("{}/{} can be mounted", reply.server, reply.workspace),
+        Some(why) => format!("{}/{} cannot be mounted: {why}", reply.server, reply.workspace),
+    };
+    let refused = reply.as_ref().is_ok_and(|reply| !reply.accepted);
+    show(reply, text, schema::PROBE, args.json, clock.monotonic(), out)
+        .map(|shown| if refused { mountctl::api::ExitCode::Server.into() } else { shown })
+}
+
+/// Prints a reply, or with `json` a document of it or of the failure.
+fn show<T: Serialize>(
+    reply: Result<T, Report>,
+    text: impl FnOnce(&T) -> String,
+    schema: &str,
+    json: bool,
+    elapsed: Duration,
+    out: &mut dyn io::Write,
+) -> Result<ExitCode, Report> {
+    let meta = Meta::new(schema, elapsed);
+    let meta = Meta { daemon_version: Some(VERSION.to_owned()), ..meta };
+    let (text, code) = match reply {
+        Ok(reply) if json => {
+            (serde_json::to_string(&Envelope::success(reply, meta)), ExitCode::SUCCESS)
+        }
+        Ok(reply) => (Ok(text(&reply)), ExitCode::SUCCESS),
+        Err(report) if json => {
             let document = Envelope::<()>::failure(report.to_error(), meta);
-            drop(writeln!(out, "{}", serde_json::to_string(&document).unwrap_or_default()));
-            return Ok(report.exit.into());
+            (serde_json::to_string(&document), report.exit.into())
         }
         Err(report) => return Err(report),
     };
-    let code = reply.exit_code();
-    let text = if args.json {
-        let meta = Meta::new(schema::CHECK, clock.monotonic());
-        let document =
-            Envelope::success(reply, Meta { daemon_version: Some(VERSION.to_owned()), ..meta });
-        serde_json::to_string(&document).unwrap_or_default()
-    } else {
-        checked::lines(&reply).join("\n")
-    };
-    drop(writeln!(out, "{text}"));
-    Ok(code.into())
+    drop(writeln!(out, "{}", text.unwrap_or_default()));
+    Ok(code)
 }
 
 /// Tokens and other people's files must not end up in a core file, nor be read out of this process

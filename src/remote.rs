@@ -17,6 +17,7 @@ mod fetch;
 pub mod http;
 mod identity;
 mod listing;
+pub mod probe;
 mod scope;
 mod send;
 mod socket;

@@ -13,6 +13,7 @@
 mod damage;
 mod load;
 mod log;
+mod place;
 mod reserve;
 mod rows;
 mod salvage;
@@ -55,6 +56,9 @@ pub enum StoreError {
     /// Anything else that SQLite or the disk says.
     #[error("state database: {0}")]
     Failed(String),
+    /// The database was removed or moved away while it is in use: what is written is not kept.
+    #[error("the state folder was removed or replaced while it is in use: {0}")]
+    Gone(String),
     /// The store was closed.
     #[error("state database is closed")]
     Closed,
@@ -235,6 +239,22 @@ impl Store {
     /// [`Loaded::damaged`].
     pub fn load(&self) -> Result<Loaded, StoreError> {
         load::load(&self.reader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why nothing can be written at present: what the latest commit said, and whether the database is
+    /// still in its place. `None` when all is well.
+    #[must_use]
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.writer.trouble()
+    }
+
+    /// Whether what is written is kept: the database is in its place, and commits do not fail again and
+    /// again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        self.writer.check_writable()
     }
 
     /// Whether there is room for new things on the disk. When there is none, what must be written down

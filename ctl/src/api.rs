@@ -11,9 +11,11 @@ mod approvals;
 mod calls;
 mod check;
 mod conflicts;
+mod doctor;
 mod envelope;
 mod exit;
 mod outbox;
+mod probe;
 mod status;
 
 pub use approvals::{ApprovalList, ApprovalRecord, ApprovalReply, ApprovalRequest};
@@ -28,15 +30,18 @@ pub use conflicts::{
     ConflictsQuery, CopyFlaw, Ours, ResolveReply, ResolveRequest, ResolveResult, ResolveWith,
     Theirs,
 };
+pub use doctor::{Check, DoctorReply, Level};
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Meta};
 pub use exit::ExitCode;
 pub use outbox::{
     OutboxDetails, OutboxDone, OutboxOne, OutboxPlan, OutboxPlanned, OutboxRequest, OutboxSelection,
 };
+pub use probe::ProbeReply;
 pub use status::{
     AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
-    ConflictsStatus, LastError, MountMode, MountState, MountStatus, OtherServer, PauseInfo,
-    PauseStatus, RetryStatus, StatusReply, StreamHealth, StreamMode, StreamStatus, UploadsStatus,
+    ConflictsStatus, DamageStatus, LastError, MountMode, MountState, MountStatus, OtherServer,
+    PauseInfo, PauseStatus, RetryStatus, StatusReply, StreamHealth, StreamMode, StreamStatus,
+    UploadsStatus,
 };
 
 /// The version of the control API this crate speaks.
@@ -88,6 +93,10 @@ pub mod schema {
     pub const RESOLVE: &str = "mountd.resolve/1";
     /// Reply of `POST /v1/check`, and what `mountd repair --json` prints.
     pub const CHECK: &str = "mountd.check/1";
+    /// Reply of `GET /v1/probe`, and what `mountd probe --json` prints.
+    pub const PROBE: &str = "mountd.probe/1";
+    /// What `mountctl doctor --json` prints.
+    pub const DOCTOR: &str = "mountd.doctor/1";
     /// Reply of `POST /v1/unmount`.
     pub const UNMOUNT: &str = "mountd.unmount/1";
     /// Versions of `mountctl` and of the daemons (`mountctl version --json`).
@@ -134,6 +143,8 @@ pub mod route {
     pub const RESOLVE: &str = "/v1/conflicts/resolve";
     /// `POST`: looks at everything that lies in the state folder.
     pub const CHECK: &str = "/v1/check";
+    /// `GET`: one look at the server.
+    pub const PROBE: &str = "/v1/probe";
     /// `GET`: the event stream.
     pub const EVENTS: &str = "/v1/events";
     /// `POST`: drains for a bounded time, then unmounts and ends the daemon.

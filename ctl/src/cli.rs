@@ -95,6 +95,9 @@ pub enum Command {
     Conflicts(ConflictsArgs),
     /// Show what happens: local and remote changes, uploads, conflicts.
     Events(EventsArgs),
+    /// Find out whether all that the mounts need is there, and what helps where it is not. Exits 1 when
+    /// something does not work.
+    Doctor(DoctorArgs),
     /// Look at everything that lies in the state folder, running or not, and put right what can be put
     /// right: what the server has is fetched again, what only this machine has is kept and reported.
     ///
@@ -291,6 +294,26 @@ pub struct EventsArgs {
     /// Only paths that fit: `*` and `?` within a name, `**` across folders.
     #[arg(long, value_name = "GLOB")]
     pub path: Option<String>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DoctorArgs {
+    /// Ask no server.
+    #[arg(long)]
+    pub offline: bool,
+    /// Take dead mounts of ours away; nothing else is changed.
+    #[arg(long)]
+    pub fix: bool,
+    /// Look at this machine only, before anything is mounted.
+    #[arg(long, conflicts_with_all = ["mount", "socket"])]
+    pub pre_flight: bool,
+    /// What is to be mounted, to look at its server as well.
+    #[arg(long, value_name = "URL", requires = "pre_flight")]
+    pub source: Option<String>,
+    /// File with the token for it.
+    #[arg(long, value_name = "FILE", requires = "source")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Arguments of `repair`.

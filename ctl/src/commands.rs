@@ -4,6 +4,7 @@ mod approvals;
 mod confirm;
 mod conflicts;
 mod daemon;
+mod doctor;
 mod events;
 mod flush;
 mod mounts;
@@ -99,6 +100,7 @@ async fn dispatch(ctx: Ctx<'_>, command: Command) -> Outcome {
         Command::Approve(args) => approvals::approve(ctx, args).await,
         Command::Conflicts(args) => conflicts::run(ctx, args).await,
         Command::Events(args) => events::run(ctx, &args).await,
+        Command::Doctor(args) => doctor::run(ctx, &args).await,
         Command::Repair(args) => repair::run(ctx, &args).await,
         Command::Unmount(args) => unmount::run(ctx, &args).await,
         Command::Version => version::run(ctx).await,

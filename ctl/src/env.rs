@@ -18,6 +18,8 @@ pub struct Env {
     pub xdg_runtime_dir: Option<PathBuf>,
     /// `XDG_STATE_HOME`, if absolute.
     pub xdg_state_home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`, if absolute.
+    pub xdg_config_home: Option<PathBuf>,
     /// Holds the folder for sockets with long paths; `None` is `/tmp`, as everywhere but in tests.
     pub tmp_dir: Option<PathBuf>,
     /// The current folder; `None` when it cannot be told.
@@ -49,6 +51,7 @@ impl Env {
             home: folder("HOME").or_else(|| home_from_database(uid)),
             xdg_runtime_dir: folder("XDG_RUNTIME_DIR"),
             xdg_state_home: folder("XDG_STATE_HOME"),
+            xdg_config_home: folder("XDG_CONFIG_HOME"),
             tmp_dir: None,
             current_dir: current_dir(),
             exe: std::env::current_exe().ok(),
@@ -57,6 +60,14 @@ impl Env {
             color_force: set("CLICOLOR_FORCE"),
             dumb_terminal: text("TERM").is_some_and(|value| value == "dumb"),
         }
+    }
+}
+
+impl Env {
+    /// Returns the folder of the user's settings.
+    pub fn config_home(&self) -> Option<PathBuf> {
+        let usual = || self.home.as_ref().map(|home| home.join(".config"));
+        self.xdg_config_home.clone().or_else(usual)
     }
 }
 

@@ -39,6 +39,12 @@ pub struct Persisted {
     pub remote_path: Option<String>,
     /// Where it was mounted.
     pub mountpoint: Option<String>,
+    /// The file of its token.
+    pub token_file: Option<String>,
+    /// The folder of its working files.
+    pub files_dir: Option<String>,
+    /// Files whose bytes are damaged and nowhere else.
+    pub damaged: u64,
     /// Records that wait to be sent, parked ones not included.
     pub queued: u64,
     /// Content bytes of those records.
@@ -200,6 +206,8 @@ fn read(connection: &Connection, persisted: &mut Persisted) {
     persisted.workspace = meta("workspace");
     persisted.remote_path = meta("remote_path");
     persisted.mountpoint = meta("mountpoint");
+    persisted.token_file = meta("token_file");
+    persisted.files_dir = meta("files_dir");
     persisted.pause = meta("pause").and_then(|text| serde_json::from_str(&text).ok());
     persisted.last_ack_at = meta("last_ack_at").and_then(|text| time_of(&text));
     if let Ok((queued, bytes, oldest)) = connection.query_row(
@@ -217,6 +225,7 @@ fn read(connection: &Connection, persisted: &mut Persisted) {
     let number =
         |query: &str| unsigned(connection.query_row(query, [], |row| row.get(0)).unwrap_or(0));
     persisted.attention = number("SELECT count(*) FROM outbox WHERE state = 'parked'");
+    persisted.damaged = number("SELECT count(*) FROM nodes WHERE content = 'damaged'");
     persisted.conflicts_open =
         number("SELECT count(*) FROM conflicts WHERE coalesce(resolved, 0) = 0");
 }

@@ -22,6 +22,16 @@ fn path(env: &Env) -> PathBuf {
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(NAME))
 }
 
+/// Returns its version, or why that cannot be told.
+pub(crate) fn version(env: &Env) -> Result<String, String> {
+    let path = path(env);
+    let output = Command::new(&path).arg("--version").stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{}: {error}", path.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = said.trim().strip_prefix("mountd ").map(str::to_owned);
+    version.ok_or_else(|| format!("{} does not say its version", path.display()))
+}
+
 /// Runs it, and reads the one document that it prints.
 ///
 /// # Errors

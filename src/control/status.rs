@@ -1,16 +1,18 @@
 //! What the daemon says of itself: read from the core in one look, nothing kept beside it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use mountctl::api::{
     AuthStatus, BatchStatus, BootstrapStatus, CacheStatus, CircuitState, CircuitStatus,
-    ConflictsStatus, LastError, MountMode, MountState, MountStatus, OtherServer, OutboxList,
-    OutboxOp, OutboxRecord, PauseInfo, PauseStatus, RecordState as ApiState, RetryStatus,
-    StreamHealth, StreamMode, StreamStatus, UploadsStatus,
+    ConflictsStatus, DamageStatus, LastError, MountMode, MountState, MountStatus, OtherServer,
+    OutboxList, OutboxOp, OutboxRecord, PauseInfo, PauseStatus, RecordState as ApiState,
+    RetryStatus, StreamHealth, StreamMode, StreamStatus, UploadsStatus,
 };
 
 use super::MountFacts;
+use crate::content::aside::is_set_aside;
 use crate::engine::Shared;
 use crate::engine::core::{Core, Now, Stream};
 use crate::engine::decide::Hold;
@@ -30,12 +32,14 @@ pub(super) fn status(
     let disk_free = nix::sys::statvfs::statvfs(shared.contents.folder())
         .ok()
         .map(|disk| disk.blocks_available() * disk.fragment_size());
+    let set_aside = set_aside(shared);
+    let trouble = shared.store.trouble();
     let core = shared.core();
     let now = shared.now();
     let claims = claims.unwrap_or(Claims { expires_at: None, scopes: Vec::new() });
     MountStatus {
         name: facts.name.clone(),
-        state: state(&core, stopping),
+        state: state(&core, stopping, trouble.is_some()),
         mountpoint: facts.mountpoint.display().to_string(),
         server: facts.server.clone(),
         workspace: facts.workspace.clone(),
@@ -60,6 +64,8 @@ pub(super) fn status(
             open: core.open_conflicts().count() as u64,
             newest_at: core.open_conflicts().last().map(|conflict| conflict.at),
         },
+        damage: DamageStatus { contents: core.damaged_contents() as u64, set_aside },
+        state_folder: trouble.map(|trouble| trouble.to_string()),
         approvals: core.approvals_open() as u64,
         skipped_names: core.skipped.len() as u64,
         local_only: core.tree.nodes().filter(|node| node.local_only).count() as u64,
@@ -78,15 +84,24 @@ pub(super) fn status(
     }
 }
 
+/// What lies in the state folder under the name that damaged things get.
+fn set_aside(shared: &Shared) -> u64 {
+    let state = shared.store.path().parent().unwrap_or(Path::new("/"));
+    let folders = [state, shared.contents.folder(), &shared.conflicts_folder];
+    let names = folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+    let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| is_set_aside(name)).count() as u64
+}
+
 /// The headline: what needs a person comes before what heals by itself.
-fn state(core: &Core, stopping: bool) -> MountState {
+fn state(core: &Core, stopping: bool, trouble: bool) -> MountState {
     if stopping {
         return if core.outbox.is_empty() { MountState::Stopping } else { MountState::Draining };
     }
     if core.reset_suspected.is_some() {
         return MountState::ResetSuspected;
     }
-    let asks = core.approvals_open() > 0;
+    let asks = core.approvals_open() > 0 || trouble;
     if core.outbox.parked() > 0 || asks || core.open_conflicts().next().is_some() {
         return MountState::Attention;
     }

@@ -46,7 +46,10 @@ pub(super) fn store_report(error: &StoreError) -> Report {
     match error {
         StoreError::Newer { .. } => report.fix("use the newer mountd, or another --name"),
         StoreError::Full => report.fix("free some space and start again"),
-        StoreError::Damaged(_) | StoreError::Failed(_) | StoreError::Closed => {
+        StoreError::Damaged(_)
+        | StoreError::Failed(_)
+        | StoreError::Gone(_)
+        | StoreError::Closed => {
             report.fix("nothing was changed; keep the state folder, it holds unsent changes")
         }
     }

@@ -23,6 +23,7 @@ pub fn errno(error: &FsError) -> Errno {
             StoreError::Newer { .. }
             | StoreError::Damaged(_)
             | StoreError::Failed(_)
+            | StoreError::Gone(_)
             | StoreError::Closed,
         ) => Errno::EIO,
         FsError::Damaged => Errno::EIO,

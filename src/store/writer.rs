@@ -10,13 +10,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::place::Place;
 use super::reserve::Reserve;
 use super::rows::newest_only;
 use super::{BeforeSync, Done, Row, StoreError};
@@ -28,6 +29,9 @@ const BACKGROUND_SYNC: Duration = Duration::from_millis(500);
 
 /// How long rows wait that could not be committed, e.g. because the disk was full.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// After so many commits in a row that failed, new changes are refused before they are made.
+const FAILED_MAX: u32 = 2;
 
 /// Log size from which a checkpoint runs even while commits keep coming; bytes.
 const LOG_BYTES_MAX: u64 = 64 << 20;
@@ -44,6 +48,11 @@ struct Shared {
     sync_work: Condvar,
     log: PathBuf,
     reserve: Reserve,
+    place: Place,
+    /// What the latest commit failed with; `None` when it did not.
+    trouble: Mutex<Option<StoreError>>,
+    /// How many commits failed since the last one that did not.
+    failed: AtomicU32,
     /// What is to be made durable before the log is.
     before_sync: OnceLock<BeforeSync>,
     /// Held while rows that speak of working files are committed, and from the moment at which the
@@ -91,6 +100,10 @@ impl Writer {
             sync_work: Condvar::new(),
             log: PathBuf::from(log),
             reserve: Reserve::beside(path),
+            place: Place::of(path)
+                .map_err(|error| StoreError::Failed(format!("{}: {error}", path.display())))?,
+            trouble: Mutex::default(),
+            failed: AtomicU32::new(0),
             before_sync: OnceLock::new(),
             gate: Mutex::default(),
             doubt: AtomicBool::new(false),
@@ -138,6 +151,22 @@ impl Writer {
                 }
             })),
         );
+    }
+
+    pub(super) fn trouble(&self) -> Option<StoreError> {
+        self.shared.place.check().err().or_else(|| lock(&self.shared.trouble).clone())
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), StoreError> {
+        self.shared.place.check()?;
+        if self.shared.failed.load(Ordering::Acquire) < FAILED_MAX {
+            return Ok(());
+        }
+        match lock(&self.shared.trouble).clone() {
+            // For that there is the reserve.
+            None | Some(StoreError::Full) => Ok(()),
+            Some(error) => Err(error),
+        }
     }
 
     pub(super) fn before_sync(&self, before: BeforeSync) {
@@ -219,8 +248,15 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
                     shared.sync_work.notify_one();
                 }
             }
+            // Tried again every second; said once.
+            Err(error) if lock(&shared.trouble).as_ref() == Some(error) => {}
             Err(error) => tracing::error!(%error, rows = rows.len(), "commit failed, rows kept"),
         }
+        match &result {
+            Ok(()) => shared.failed.store(0, Ordering::Release),
+            Err(_) => drop(shared.failed.fetch_add(1, Ordering::AcqRel)),
+        }
+        lock(&shared.trouble).clone_from(&result.as_ref().err().cloned());
         if !done.is_empty() {
             failpoint!("store.answer");
             for callback in done {
@@ -311,6 +347,7 @@ impl Shared {
         if rows.is_empty() {
             return Ok(());
         }
+        self.place.check()?;
         let mut result = commit(connection, rows);
         if matches!(result, Err(StoreError::Full)) {
             // The log takes room for what the database has room for already.
@@ -325,6 +362,7 @@ impl Shared {
 
     /// Makes every commit durable, and before them the files they speak of.
     fn make_durable(&self) -> Result<(), StoreError> {
+        self.place.check()?;
         // Most of it while commits go on, the rest while they wait.
         self.sync_files()?;
         let _gate = lock(&self.gate);

@@ -21,6 +21,7 @@ mod conflicts;
 mod control;
 mod damage;
 mod disk_full;
+mod doctor;
 mod drain;
 mod failures;
 mod guards;
@@ -37,6 +38,7 @@ mod shell_life;
 mod size_limit;
 mod smoke;
 mod special;
+mod state_folder;
 mod stopping;
 #[allow(dead_code, reason = "tests/failpoints uses parts of it that these tests do not")]
 mod support;

@@ -44,7 +44,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("failpoints", &[]),
     ("report", &[]),
     ("telemetry", &[]),
-    ("control", &["engine", "remote"]),
+    ("control", &["content", "engine", "remote"]),
     // What `errno` tells apart comes from every layer below.
     ("fuse", &["engine", "fs", "remote", "store"]),
     ("watch", &[]),

@@ -49,6 +49,11 @@ pub struct MountStatus {
     pub stream: StreamStatus,
     /// Conflicts waiting for a person.
     pub conflicts: ConflictsStatus,
+    /// What is damaged on this machine, and what was set aside of it.
+    pub damage: DamageStatus,
+    /// Why changes made here cannot be kept at present, such as a state folder that was removed;
+    /// `null` when they can.
+    pub state_folder: Option<String>,
     /// How many things wait for a person's approval.
     pub approvals: u64,
     /// Remote names that cannot exist in a folder here and are left out.
@@ -348,6 +353,17 @@ pub struct ConflictsStatus {
     pub open: u64,
     /// When the newest of them was made.
     pub newest_at: Option<Timestamp>,
+}
+
+/// What is damaged on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DamageStatus {
+    /// Files whose bytes are damaged and are nowhere else: reading them fails until they are written
+    /// anew.
+    pub contents: u64,
+    /// Things in the state folder that were set aside as `NAME.corrupt.<UTC time>`.
+    pub set_aside: u64,
 }
 
 /// A failure that happened.

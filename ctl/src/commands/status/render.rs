@@ -23,6 +23,12 @@ pub(super) fn mount(mount: &MountStatus, view: &View) -> Vec<String> {
     }
     row("conflicts", &conflicts_row(mount, view));
     row("attention", &attention_row(mount, view));
+    if let Some(why) = &mount.state_folder {
+        row("storage", &storage_row(why, mount, view));
+    }
+    if mount.damage.contents > 0 || mount.damage.set_aside > 0 {
+        row("damage", &damage_row(mount, view));
+    }
     if mount.approvals > 0 {
         let text = format!("{} wait for a person", units::count(mount.approvals));
         row("approvals", &with_hint(&text, "mountctl approvals", mount, view));
@@ -255,6 +261,22 @@ fn conflicts_row(mount: &MountStatus, view: &View) -> String {
     let newest = mount.conflicts.newest_at.map(|at| format!(", newest {}", view.ago(at)));
     let text = format!("{} open{}", units::count(mount.conflicts.open), newest.unwrap_or_default());
     with_hint(&text, "mountctl conflicts list", mount, view)
+}
+
+fn storage_row(why: &str, mount: &MountStatus, view: &View) -> String {
+    let text = format!("changes made here are not kept: {}", safe(why));
+    with_hint(&text, "mountctl doctor", mount, view)
+}
+
+fn damage_row(mount: &MountStatus, view: &View) -> String {
+    let mut parts = Vec::new();
+    if mount.damage.contents > 0 {
+        parts.push(format!("{} cannot be read", units::counted(mount.damage.contents, "file")));
+    }
+    if mount.damage.set_aside > 0 {
+        parts.push(format!("{} set aside", units::counted(mount.damage.set_aside, "thing")));
+    }
+    with_hint(&parts.join(" · "), "mountctl doctor", mount, view)
 }
 
 fn attention_row(mount: &MountStatus, view: &View) -> String {
