@@ -32,7 +32,8 @@ pub(super) fn status(
     let disk_free = nix::sys::statvfs::statvfs(shared.contents.folder())
         .ok()
         .map(|disk| disk.blocks_available() * disk.fragment_size());
-    let set_aside = set_aside(shared);
+    let state_dir = shared.store.path().parent().unwrap_or(Path::new("/"));
+    let set_aside = set_aside(shared, state_dir);
     let trouble = shared.store.trouble();
     let core = shared.core();
     let now = shared.now();
@@ -65,6 +66,7 @@ pub(super) fn status(
             newest_at: core.open_conflicts().last().map(|conflict| conflict.at),
         },
         damage: DamageStatus { contents: core.damaged_contents() as u64, set_aside },
+        state_dir: state_dir.display().to_string(),
         state_folder: trouble.map(|trouble| trouble.to_string()),
         approvals: core.approvals_open() as u64,
         skipped_names: core.skipped.len() as u64,
@@ -85,9 +87,8 @@ pub(super) fn status(
 }
 
 /// What lies in the state folder under the name that damaged things get.
-fn set_aside(shared: &Shared) -> u64 {
-    let state = shared.store.path().parent().unwrap_or(Path::new("/"));
-    let folders = [state, shared.contents.folder(), &shared.conflicts_folder];
+fn set_aside(shared: &Shared, state_dir: &Path) -> u64 {
+    let folders = [state_dir, shared.contents.folder(), &shared.conflicts_folder];
     let names = folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
     let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| is_set_aside(name)).count() as u64

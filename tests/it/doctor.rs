@@ -88,6 +88,23 @@ fn a_healthy_mount_has_no_failure() {
     assert!(text.contains("[ OK ] fuse") && text.contains("overall: WARN (0 fail, "), "{text}");
 }
 
+/// A mount whose state is in another place than usual is looked at where it says that its state is.
+#[test]
+fn state_in_another_place_is_looked_at_there() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let mut mount = Mount::builder(&server.source()).prepare();
+    let place = mount.outside().join("elsewhere");
+    mount.add_args(&["--state-dir", &place.display().to_string()]);
+    mount.start();
+    let (code, checks) = doctor(&mount, &["--offline"]);
+    assert_eq!((code, level(&checks, "state folder")), (Some(0), "ok".to_owned()), "{checks:#?}");
+    assert_eq!(mount.status()["state_dir"], place.join("m").display().to_string());
+    fs::remove_dir_all(&place).unwrap();
+    let (code, checks) = doctor(&mount, &["--offline"]);
+    assert_eq!((code, level(&checks, "state folder")), (Some(1), "fail".to_owned()));
+}
+
 /// A killed daemon leaves a dead mount: it is told with the command that helps, and `--fix` takes it away,
 /// and nobody else's.
 #[test]

@@ -51,6 +51,8 @@ pub struct MountStatus {
     pub conflicts: ConflictsStatus,
     /// What is damaged on this machine, and what was set aside of it.
     pub damage: DamageStatus,
+    /// The folder in which it keeps its state.
+    pub state_dir: String,
     /// Why changes made here cannot be kept at present, such as a state folder that was removed;
     /// `null` when they can.
     pub state_folder: Option<String>,

@@ -32,11 +32,17 @@ pub(super) async fn checks(
     };
     let is_running = !matches!(hello, Err(ClientError::NotRunning { .. }));
     let mut checks = vec![daemon(&hello.map(|reply| reply.data), &target, &stopped)];
+    // A daemon knows best where its state is; it may have been told another place.
+    let known = status.as_ref().map(|status| status.data.mount.state_dir.clone());
+    let known = known.filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let usual = paths::state_dir(ctx.env, &target.name);
+    let is_usual = known.as_ref().is_none_or(|known| *known == usual);
     let places = state::Places {
-        state: paths::state_dir(ctx.env, &target.name),
-        files: stopped.files_dir.as_deref().map(PathBuf::from),
+        files: stopped.files_dir.as_deref().map(PathBuf::from).filter(|_| is_usual),
+        is_used: is_running && known.is_some(),
+        state: known.unwrap_or(usual),
     };
-    checks.extend(state::checks(ctx.env, &places, is_running));
+    checks.extend(state::checks(ctx.env, &places));
     let token_file = stopped.token_file.as_deref().map(PathBuf::from);
     checks.extend(token_file.as_deref().map(|file| state::token_file(ctx.env, file)));
     match &status {

@@ -31,15 +31,17 @@ const ASIDE: &str = ".corrupt.";
 pub(super) struct Places {
     pub(super) state: PathBuf,
     pub(super) files: Option<PathBuf>,
+    /// A daemon says that it uses them now.
+    pub(super) is_used: bool,
 }
 
-pub(super) fn checks(env: &Env, places: &Places, is_running: bool) -> Vec<Check> {
+pub(super) fn checks(env: &Env, places: &Places) -> Vec<Check> {
     let folder = &places.state;
     let shown = folder.display().to_string();
     let word = shell_word(&shown);
     let metadata = match fs::metadata(folder) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound && is_running => {
+        Err(error) if error.kind() == ErrorKind::NotFound && places.is_used => {
             return vec![
                 Check::fail("state folder", format!("{shown} was removed while the mount runs"))
                     .why("changes made here are refused, because they would not be kept")
@@ -66,7 +68,7 @@ pub(super) fn checks(env: &Env, places: &Places, is_running: bool) -> Vec<Check>
                 .fix(format!("findmnt -T {word}, and mount -o remount,rw if it is read-only")),
         ];
     }
-    if is_running && fs::metadata(folder.join(STATE_FILE)).is_err() {
+    if places.is_used && fs::metadata(folder.join(STATE_FILE)).is_err() {
         checks.push(
             Check::fail("state folder", format!("{shown} has lost its {STATE_FILE}"))
                 .why("changes made here are refused, because they would not be kept")
