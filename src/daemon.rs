@@ -72,7 +72,9 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     }
     let mountpoint = mountpoint::absolute(&config.mountpoint).map_err(mountpoint_report)?;
     check_places(&config, &mountpoint)?;
-    let known = config.state_dir.join("state.db").exists();
+    // One that was made anew may not have its name yet.
+    let databases = ["state.db", "state.db.ready"];
+    let known = databases.iter().any(|name| config.state_dir.join(name).exists());
     check_private(&config)?;
     // A state folder in use says so before anything else is looked at.
     let lock = || lock_state(&config.name, &config.state_dir);

@@ -29,6 +29,13 @@ macro_rules! failpoint {
 #[cfg(feature = "failpoints")]
 pub const POINTS: &[&str] = &[
     // Starting.
+    "log.kept",
+    "log.mended",
+    "salvage.written",
+    "salvage.ready",
+    "salvage.kept",
+    "salvage.placed",
+    "start.rows_kept",
     "start.migrate",
     "start.loaded",
     "start.sweep",
@@ -82,6 +89,8 @@ pub const POINTS: &[&str] = &[
     "content.sync.after",
     "trash.remove",
     "trash.removed",
+    "sums.learned",
+    "aside.renamed",
     // Sending.
     "send.loaded",
     "send.noted",
@@ -98,9 +107,22 @@ pub const POINTS: &[&str] = &[
     "conflict.folder",
     "conflict.remote",
     "conflict.local",
+    "conflict.base",
     "conflict.meta",
     "conflict.synced",
+    "conflict.merged",
     "conflict.swapped",
+    // What a person decides.
+    "resolve.replaced",
+    "resolve.content",
+    "resolve.submitted",
+    "resolve.committed",
+    "approve.decided",
+    "export.contents",
+    "export.manifest",
+    "discard.given_up",
+    "import.copied",
+    "import.taken",
     // Reading.
     "fetch.received",
     "fetch.written",

@@ -64,7 +64,10 @@ pub fn set_aside(path: &Path, at: Timestamp, hands: Hands) -> io::Result<Option<
         Hands::Tied => std::fs::symlink_metadata(path).map(|_metadata| ()),
     };
     match done {
-        Ok(()) => Ok(Some(aside)),
+        Ok(()) => {
+            failpoint!("aside.renamed");
+            Ok(Some(aside))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

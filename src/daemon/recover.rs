@@ -92,6 +92,7 @@ fn keep_rows(folder: &Path, loaded: &Loaded, at: Timestamp) -> io::Result<Option
         writeln!(file, "{}", row.text())?;
     }
     file.sync_all()?;
+    failpoint!("start.rows_kept");
     Ok(Some(path))
 }
 

@@ -152,6 +152,7 @@ impl Shared {
             let base = self.base_of(record);
             if let Some(bytes) = &base {
                 write_synced(&folder.file("base"), bytes)?;
+                failpoint!("conflict.base");
             }
             let remote = folder.file("remote");
             File::open(&remote)?.sync_all()?;
@@ -182,6 +183,7 @@ impl Shared {
                     let merged = merged.map(Source::Bytes);
                     let content = merged.map(|bytes| self.new_content(&bytes)).transpose()?;
                     let base = Source::File(remote).read_text()?;
+                    failpoint!("conflict.merged");
                     let base = text(&base).is_ok().then_some(base);
                     self.step(|core, now, changes| {
                         let push = Push { theirs: &theirs, base, content };

@@ -214,6 +214,7 @@ impl Shared {
                     changes.rows.push(Row::PutSums(file, Box::new(found.sums.clone())));
                 }
             });
+            failpoint!("sums.learned");
         });
     }
 }

@@ -226,7 +226,9 @@ impl Shared {
             Ok(value)
         });
         let value = step.map_err(|(error, _)| error)?;
+        failpoint!("resolve.submitted");
         tokio::task::block_in_place(|| told.recv()).map_err(|_closed| StoreError::Closed)??;
+        failpoint!("resolve.committed");
         Ok(value)
     }
 
@@ -340,6 +342,7 @@ impl Shared {
                     let files = ConflictFiles::of(&self.conflicts_folder, conflict);
                     self.source_of(ino, state)?.copy_to(&files.replaced())?;
                     files.sync()?;
+                    failpoint!("resolve.replaced");
                 }
                 self.put_quiet(conflict, how, ino, &put.source, state)?;
                 Ok(path)
@@ -414,6 +417,7 @@ impl Shared {
         state: &mut OpenState,
     ) -> Result<(), ResolveError> {
         let content = self.new_content(source)?;
+        failpoint!("resolve.content");
         let file = content.file();
         let offered = self.offer_base(ino);
         let before = self.before(ino, state);

@@ -549,6 +549,7 @@ impl Runner {
     ) {
         let decided =
             self.shared.step(|core, now, changes| core.decide_approval(id, approve, now, changes));
+        failpoint!("approve.decided");
         if let Ok(decided) = &decided {
             for path in &decided.remove {
                 let path = path.clone();

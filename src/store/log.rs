@@ -45,6 +45,7 @@ pub(super) fn check(path: &Path, keep: impl FnOnce() -> io::Result<()>) -> io::R
     let mut keep = Some(keep);
     let mut write = |bytes: &[u8], at: u64| -> io::Result<()> {
         keep.take().map_or(Ok(()), |keep| keep())?;
+        failpoint!("log.kept");
         file_at(path)?.write_all_at(bytes, at)
     };
     let mut header = [0; HEADER];
@@ -98,6 +99,7 @@ pub(super) fn check(path: &Path, keep: impl FnOnce() -> io::Result<()>) -> io::R
     }
     if found.mended > 0 {
         file.sync_all()?;
+        failpoint!("log.mended");
     }
     Ok(found)
 }

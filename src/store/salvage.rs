@@ -133,7 +133,9 @@ pub(super) fn salvage(
     write_new(&names.new, rows)?;
     fs::set_permissions(&names.new, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     File::open(&names.new).and_then(|file| file.sync_all()).map_err(failed)?;
+    failpoint!("salvage.written");
     fs::rename(&names.new, &names.ready).map_err(failed)?;
+    failpoint!("salvage.ready");
     put_in_place(&names, &aside).map_err(failed)?;
     finish(db, &|_| aside.clone())?;
     Ok(Salvage { aside, why, rows: count, damaged })
@@ -149,8 +151,11 @@ fn put_in_place(names: &Names, aside: &Path) -> io::Result<()> {
     };
     ignore_missing(fs::rename(&names.log, PathBuf::from(aside_log)))?;
     ignore_missing(fs::remove_file(&names.index))?;
-    ignore_missing(fs::hard_link(&names.db, aside))?;
+    // Not a second name for it: a file with two is not believed to be ours alone.
+    ignore_missing(fs::rename(&names.db, aside))?;
+    failpoint!("salvage.kept");
     fs::rename(&names.ready, &names.db)?;
+    failpoint!("salvage.placed");
     names.db.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::run::{Run, Victim};
 use crate::support::{Kind, bytes, wait_for};
+use crate::workflows;
 use crate::world::Op;
 
 /// What leads to a point.
@@ -47,12 +48,40 @@ enum Story {
     ServerAgain,
     /// The server stops.
     ServerStop,
+    /// A text is merged.
+    Merge,
+    /// A person ends conflicts.
+    Resolve,
+    /// A person approves removals.
+    Approve,
+    /// Records are exported, given up and imported.
+    Carry,
+    /// A large content is damaged.
+    DamagedContent,
+    /// A row is.
+    DamagedRow,
+    /// The database is.
+    DamagedDatabase,
+    /// Its log is.
+    DamagedLog,
 }
 
 /// Which story leads to a point, and at which of its passes it is crashed at.
 fn plan(point: &str) -> (Story, &'static [usize]) {
     match point {
         "start.migrate" => (Story::First, &[1]),
+        "start.rows_kept" => (Story::DamagedRow, &[1]),
+        "conflict.base" | "conflict.merged" => (Story::Merge, &[1]),
+        "resolve.submitted" | "resolve.committed" | "resolve.content" => (Story::Resolve, &[1, 2]),
+        "resolve.replaced" => (Story::Resolve, &[1]),
+        "export.contents" | "export.manifest" => (Story::Carry, &[1, 2]),
+        "discard.given_up" | "import.taken" => (Story::Carry, &[1, 2]),
+        "import.copied" => (Story::Carry, &[1, 2]),
+        "approve.decided" => (Story::Approve, &[1]),
+        "aside.renamed" => (Story::DamagedContent, &[1]),
+        "sums.learned" => (Story::Large, &[1]),
+        _ if point.starts_with("salvage.") => (Story::DamagedDatabase, &[1]),
+        _ if point.starts_with("log.") => (Story::DamagedLog, &[1]),
         _ if point.starts_with("listing.") => (Story::First, &[1]),
         _ if point.starts_with("start.") => (Story::Again, &[1]),
         "seal.begin" | "seal.submitted" => (Story::Small, &[1, 3]),
@@ -130,6 +159,14 @@ fn play(point: &str, nth: usize) {
         Story::Stop => stop(&mut run, &points),
         Story::ServerAgain => server_again(&mut run, &points),
         Story::ServerStop => server_stop(&mut run, &points),
+        Story::Merge => workflows::merge(&mut run, &points),
+        Story::Resolve => workflows::resolve(&mut run, &points),
+        Story::Approve => workflows::approve(&mut run, &points),
+        Story::Carry => workflows::carry(&mut run, &points),
+        Story::DamagedContent => workflows::damaged_content(&mut run, &points),
+        Story::DamagedRow => workflows::damaged_row(&mut run, &points),
+        Story::DamagedDatabase => workflows::damaged_database(&mut run, &points),
+        Story::DamagedLog => workflows::damaged_log(&mut run, &points),
     }
     run.until_crash();
     assert_eq!(run.crashes, 1);
@@ -356,7 +393,7 @@ impl Run {
     }
 
     /// Starts the daemon, which dies on the way.
-    fn crash_at_start(&mut self, points: &str) {
+    pub fn crash_at_start(&mut self, points: &str) {
         let log = fs::File::options()
             .create(true)
             .append(true)

@@ -17,6 +17,7 @@ mod failing;
 mod power;
 mod run;
 mod serve;
+mod workflows;
 mod world;
 
 #[path = "../it"]

@@ -25,6 +25,8 @@ pub struct Run {
     pairs: Vec<(World, World)>,
     /// Contents that must be kept in a conflict copy.
     copies: Vec<Vec<u8>>,
+    /// Something is damaged, so something may be set aside.
+    pub damaged: bool,
     kind: Kind,
     victim: Victim,
     /// How often it died.
@@ -53,6 +55,7 @@ impl Run {
             b: None,
             pairs: vec![(World::new(), World::new())],
             copies: Vec::new(),
+            damaged: false,
             kind,
             victim,
             crashes: 0,
@@ -135,6 +138,31 @@ impl Run {
         self.pairs = pairs;
     }
 
+    /// From now on a file may hold these bytes, and in the end it must.
+    pub fn becomes(&mut self, path: &str, bytes: &[u8]) {
+        let holds = |world: &World| {
+            let mut world = world.clone();
+            world.insert(path.to_owned(), State::File { bytes: bytes.to_vec(), mode: None });
+            world
+        };
+        let both =
+            |(now, due): &(World, World)| [(now.clone(), holds(due)), (holds(now), holds(due))];
+        self.pairs = self.pairs.iter().flat_map(both).collect();
+    }
+
+    /// For a while a path may also show this, or nothing.
+    pub fn may_show(&mut self, path: &str, bytes: Option<&[u8]>) {
+        let shows = |(now, due): &(World, World)| {
+            let mut now = now.clone();
+            now.remove(path);
+            let file = bytes.map(|bytes| State::File { bytes: bytes.to_vec(), mode: None });
+            now.extend(file.map(|file| (path.to_owned(), file)));
+            (now, due.clone())
+        };
+        let more: Vec<_> = self.pairs.iter().map(shows).collect();
+        self.pairs.extend(more);
+    }
+
     /// From now on these bytes must be in a conflict copy in the end.
     pub fn must_be_kept(&mut self, bytes: &[u8]) {
         self.copies.push(bytes.to_vec());
@@ -159,7 +187,7 @@ impl Run {
 
     /// Keeps of what the mount may show what it does show.
     #[track_caller]
-    fn narrow(&mut self) {
+    pub fn narrow(&mut self) {
         let found = wait_for("the mount can be read", || tree(&self.a.path()).ok());
         let fits = |(now, _): &&(World, World)| differences(now, &found).is_empty();
         let kept: Vec<_> = self.pairs.iter().filter(fits).cloned().collect();
@@ -222,6 +250,7 @@ impl Run {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter(|name| name.parse::<u64>().is_err())
+            .filter(|name| !(self.damaged && name.contains(".corrupt.")))
             .filter(|name| !(self.was_damaged && name.contains(".corrupt.")))
             .collect();
         assert!(strange.is_empty(), "left over: {strange:?}");

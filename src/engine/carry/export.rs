@@ -93,6 +93,7 @@ impl Shared {
                 Some(why) => Err(why),
                 None => self.give_up(path, &of_path.iter().map(|(job, _)| job).collect::<Vec<_>>()),
             };
+            failpoint!("discard.given_up");
             for (job, _) in of_path {
                 let (id, path) = (job.record.seq.0.to_string(), path.as_str().to_owned());
                 match &given_up {
@@ -184,6 +185,7 @@ fn write_all(
         let written = write_bytes(&mut job, n, contents, folder)?;
         all.push((job, written));
     }
+    failpoint!("export.contents");
     let good = all.iter().filter(|(_, written)| written.is_ok());
     let records = good.map(|(job, _)| job.entry.clone()).collect();
     let manifest = Manifest { format: FORMAT, origin, exported_at, records };
@@ -191,6 +193,7 @@ fn write_all(
     write_file(&folder.join("manifest.part"), &json)?;
     File::open(folder)?.sync_all()?;
     fs::rename(folder.join("manifest.part"), folder.join(MANIFEST))?;
+    failpoint!("export.manifest");
     File::open(folder)?.sync_all()?;
     if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         File::open(parent)?.sync_all()?;

@@ -99,6 +99,7 @@ impl Shared {
             Op::Put if entry.symlink.is_none() => Some(self.take_body(folder, entry)?),
             _ => None,
         };
+        failpoint!("import.copied");
         let base = match &entry.base_file {
             Some(name) => Some(Bytes::from(read_small(folder, name)?)),
             None => None,
@@ -131,6 +132,7 @@ impl Shared {
                 Ok(())
             }),
         };
+        failpoint!("import.taken");
         if taken.is_err()
             && let Some(Here { content: Content::File(file), .. }) = body
         {
