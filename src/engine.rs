@@ -51,6 +51,7 @@ pub mod transfer;
 pub mod unrecorded;
 pub mod verdict;
 pub mod waits;
+pub mod xattrs;
 
 pub use self::core::{Changes, Core, Invalidation, Now, Settings};
 pub use self::shared::Shared;

@@ -6,8 +6,11 @@
 
 mod files;
 mod names;
+mod ranges;
+mod xattrs;
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,15 +18,17 @@ use std::time::Duration;
 use dashmap::DashMap;
 use jiff::Timestamp;
 
-use crate::content::open::OpenState;
+use crate::content::open::{Body, OpenState};
+use crate::engine::Invalidation;
 use crate::engine::Shared;
 use crate::engine::fetch::FetchError;
-use crate::engine::local::LocalError;
-use crate::node::{Ino, Kind, Node, Special};
+use crate::engine::local::{LocalError, SetAttributes, without_privileges};
+use crate::node::{Content, Ino, Kind, Node, Special};
 use crate::remote::RemoteError;
 use crate::store::StoreError;
 
 pub use self::files::{OpenMode, Opened};
+pub use crate::content::working::{Allocation, Seek};
 
 /// Why a call fails. One function turns it into an errno (`fuse/errno.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +54,9 @@ pub enum FsError {
     /// The node is not of the kind that the call needs.
     #[error("not possible with this kind of entry")]
     WrongKind,
+    /// There is nothing from there on.
+    #[error("past the end of the file")]
+    PastEnd,
     /// What was asked for is not offered.
     #[error("not supported")]
     NotSupported,
@@ -86,6 +94,8 @@ pub struct Attributes {
     pub kind: EntryKind,
     /// Size in bytes.
     pub size: u64,
+    /// Blocks of 512 bytes that it fills.
+    pub blocks: u64,
     /// Whether `size` may still turn out smaller; then the kernel must ask again.
     pub exact: bool,
     /// Permission bits.
@@ -112,6 +122,7 @@ impl Attributes {
             ino: node.ino,
             kind: EntryKind::of(node),
             size: node.size(),
+            blocks: node.size().div_ceil(512),
             exact: node.body().is_none_or(|body| body.exact),
             mode: node.mode,
             uid: node.uid,
@@ -135,6 +146,7 @@ impl Attributes {
             ino: Ino(0),
             kind: EntryKind::File,
             size: 0,
+            blocks: 0,
             exact: true,
             mode: 0,
             uid: 0,
@@ -249,7 +261,7 @@ impl Fs {
         // in one step: a seal in between would show neither the one size nor the other.
         let file = self.shared.contents.open.get(ino);
         let mut state = file.as_ref().map(|file| file.lock());
-        let mut attributes = {
+        let (mut attributes, on_disk) = {
             let core = self.shared.core();
             let node = core.tree.get(ino).ok_or(LocalError::Stale)?;
             let links = match (node.is_dir(), core.tree.is_unlinked(ino)) {
@@ -257,14 +269,28 @@ impl Fs {
                 (true, false) => core.tree.folder_links(ino),
                 (false, false) => 1,
             };
-            Attributes::of(node, links)
+            let on_disk = node.body().and_then(|body| match body.content {
+                Content::File(file) => Some(file),
+                Content::Empty | Content::Remote | Content::Damaged | Content::Blob(_) => None,
+            });
+            (Attributes::of(node, links), on_disk)
         };
-        if attributes.kind == EntryKind::File
-            && let Some(state) = &mut state
-        {
-            overlay(&mut attributes, state)?;
-            if let Some(before) = state.before(self.shared.now().mono) {
+        if attributes.kind == EntryKind::File {
+            if let Some(state) = &state {
+                overlay(&mut attributes, state)?;
+            }
+            // A working file may have holes.
+            let blocks = match state.as_ref().map(|state| &state.body) {
+                Some(Body::Disk(file)) => Some(file.file().metadata()?.blocks()),
+                _ => on_disk.and_then(|file| {
+                    Some(std::fs::metadata(self.shared.contents.file_path(file)).ok()?.blocks())
+                }),
+            };
+            attributes.blocks = blocks.unwrap_or_else(|| attributes.size.div_ceil(512));
+            let now = self.shared.now().mono;
+            if let Some(before) = state.as_mut().and_then(|state| state.before(now)) {
                 attributes.size = before.size;
+                attributes.blocks = before.size.div_ceil(512);
                 attributes.mtime = before.mtime;
                 attributes.ctime = before.ctime;
             }
@@ -319,6 +345,29 @@ impl Fs {
             files: self.shared.core().tree.len() as u64,
             files_free: disk.files_available(),
         })
+    }
+
+    /// A file was changed by somebody who may not leave it running as its owner or group.
+    pub fn drop_privileges(&self, ino: Ino) {
+        let mode = self.shared.core().tree.get(ino).map(|node| node.mode);
+        if mode.is_none_or(|mode| without_privileges(mode) == mode) {
+            return;
+        }
+        let set = SetAttributes { drop_privileges: true, ..SetAttributes::default() };
+        self.shared.step(|core, now, changes| {
+            if core.set_attributes(ino, set, now, changes).is_ok() {
+                changes.invalidations.push(Invalidation::Node(ino));
+            }
+        });
+    }
+
+    /// Somebody looks into a node. Kept in memory, and on disk with its next change.
+    fn read_at_last(&self, ino: Ino) {
+        self.shared.step(|core, now, _| {
+            if let Some(node) = core.tree.get_mut(ino) {
+                node.atime = now.wall;
+            }
+        });
     }
 
     /// The kernel forgot a node: one without a name is dropped.

@@ -6,34 +6,32 @@
 pub mod errno;
 pub mod invalidation;
 pub mod mountpoint;
+mod replies;
+mod requests;
 pub mod session;
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem,
+    FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use jiff::Timestamp;
 
 use self::errno::errno;
-use crate::engine::local::{Creator, LocalError, SetAttributes};
+use self::replies::{GENERATION, TTL, attr, attributes, empty, entry, file_type, written, xattr};
+use self::requests::{allocation, creator, ino, may_keep_privileges, name, open_mode, xattr_mode};
+use crate::engine::local::{LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
-use crate::fs::{Attributes, EntryKind, Fs, FsError, OpenMode, Opened};
-use crate::node::{Ino, Special};
+use crate::fs::{Attributes, Fs, FsError, Opened, Seek};
+use crate::node::Special;
 use crate::path::NAME_BYTES_MAX;
-
-/// How long the kernel may use names and attributes without asking. Every change from outside is
-/// told to it at once; this bounds what a lookup that races such a change may leave behind.
-const TTL: Duration = Duration::from_secs(1);
-
-/// Inode numbers are never given out twice, so one generation is enough.
-const GENERATION: Generation = Generation(0);
 
 /// The FUSE face of a mount.
 #[derive(Debug)]
@@ -49,91 +47,6 @@ impl FuseFs {
     }
 }
 
-fn ino(number: INodeNo) -> Ino {
-    Ino(number.0)
-}
-
-fn name(name: &OsStr) -> Result<&str, FsError> {
-    name.to_str().ok_or(FsError::Local(LocalError::BadName(crate::path::PathError::NotUtf8)))
-}
-
-/// The attributes as FUSE wants them, and for how long they may be used.
-fn attr(attributes: &Attributes) -> (FileAttr, Duration) {
-    let time = |at: Timestamp| SystemTime::from(at);
-    let kind = file_type(attributes.kind);
-    let attr = FileAttr {
-        ino: INodeNo(attributes.ino.0),
-        size: attributes.size,
-        blocks: attributes.size.div_ceil(512),
-        atime: time(attributes.atime),
-        mtime: time(attributes.mtime),
-        ctime: time(attributes.ctime),
-        crtime: time(attributes.ctime),
-        kind,
-        perm: u16::try_from(attributes.mode & 0o7777).unwrap_or_default(),
-        nlink: attributes.links,
-        uid: attributes.uid,
-        gid: attributes.gid,
-        rdev: attributes.device,
-        blksize: 4096,
-        flags: 0,
-    };
-    (attr, if attributes.exact { TTL } else { Duration::ZERO })
-}
-
-fn file_type(kind: EntryKind) -> FileType {
-    match kind {
-        EntryKind::File => FileType::RegularFile,
-        EntryKind::Dir => FileType::Directory,
-        EntryKind::Symlink => FileType::Symlink,
-        EntryKind::Special(Special::Pipe) => FileType::NamedPipe,
-        EntryKind::Special(Special::Socket) => FileType::Socket,
-        EntryKind::Special(Special::CharDevice) => FileType::CharDevice,
-        EntryKind::Special(Special::BlockDevice) => FileType::BlockDevice,
-    }
-}
-
-fn creator(request: &Request, mode: u32, umask: u32) -> Creator {
-    Creator { uid: request.uid(), gid: request.gid(), mode: mode & !umask & 0o7777 }
-}
-
-fn open_mode(flags: OpenFlags) -> OpenMode {
-    let bits = flags.0;
-    OpenMode {
-        write: flags.acc_mode() != OpenAccMode::O_RDONLY,
-        truncate: bits & nix::libc::O_TRUNC != 0,
-        sync: bits & (nix::libc::O_SYNC | nix::libc::O_DSYNC) != 0,
-    }
-}
-
-/// Answers an entry or an error.
-fn entry(reply: ReplyEntry, result: Result<Attributes, FsError>) {
-    match result {
-        Ok(attributes) => {
-            let (attr, ttl) = attr(&attributes);
-            reply.entry_with_ttls(&TTL, &ttl, &attr, GENERATION);
-        }
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn empty(reply: ReplyEmpty, result: Result<(), FsError>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn attributes(reply: ReplyAttr, result: Result<Attributes, FsError>) {
-    match result {
-        Ok(attributes) => {
-            let (attr, ttl) = attr(&attributes);
-            reply.attr(&ttl, &attr);
-        }
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
 impl Filesystem for FuseFs {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         // All of these are speed only; a kernel without one of them works without it.
@@ -145,6 +58,8 @@ impl Filesystem for FuseFs {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Else the kernel asks for `security.capability` before each write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 tracing::debug!(?wanted, "not offered by this kernel");
@@ -182,7 +97,7 @@ impl Filesystem for FuseFs {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -203,7 +118,10 @@ impl Filesystem for FuseFs {
             TimeOrNow::Now => wall,
             TimeOrNow::SpecificTime(at) => Timestamp::try_from(at).unwrap_or(wall),
         };
-        let set = SetAttributes { mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
+        let drop_privileges =
+            uid.is_some() || gid.is_some() || (size.is_some() && !may_keep_privileges(request));
+        let (atime, mtime) = (atime.map(time), mtime.map(time));
+        let set = SetAttributes { mode, uid, gid, atime, mtime, drop_privileges };
         let answer = Box::new(move |result| attributes(reply, result));
         self.fs.set_attributes(ino(number), set, size, answer);
     }
@@ -340,7 +258,10 @@ impl Filesystem for FuseFs {
         reply.error(Errno::EPERM);
     }
 
-    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.0 & nix::libc::O_TRUNC != 0 && !may_keep_privileges(request) {
+            self.fs.drop_privileges(ino(number));
+        }
         let answer = Box::new(move |result: Result<Opened, FsError>| match result {
             // What changes from outside is invalidated by name, so cached pages stay good.
             Ok(Opened { handle, is_direct: false }) => {
@@ -399,20 +320,19 @@ impl Filesystem for FuseFs {
     fn write(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let answer = Box::new(move |result: Result<usize, FsError>| match result {
-            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(errno(&error)),
-        });
-        self.fs.write(handle.0, offset, data, answer);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            self.fs.drop_privileges(ino(number));
+        }
+        self.fs.write(handle.0, offset, data, written(reply));
     }
 
     fn flush(
@@ -550,36 +470,91 @@ impl Filesystem for FuseFs {
         empty(reply, self.fs.attributes(ino(number)).map(|_attributes| ()));
     }
 
-    fn setxattr(
+    fn fallocate(
         &self,
         _request: &Request,
         _number: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(how) = allocation(mode) else {
+            return reply.error(errno(&FsError::NotSupported));
+        };
+        let answer = Box::new(move |result| empty(reply, result));
+        self.fs.allocate(handle.0, how, offset, length, answer);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = if whence == nix::libc::SEEK_DATA { Seek::Data } else { Seek::Hole };
+        let found = u64::try_from(offset)
+            .map_err(|_negative| FsError::PastEnd)
+            .and_then(|offset| self.fs.seek(handle.0, what, offset));
+        match found {
+            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from: INodeNo,
+        from_handle: FileHandle,
+        from_offset: u64,
+        _to: INodeNo,
+        to_handle: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((from_handle.0, from_offset), (to_handle.0, to_offset));
+        self.fs.copy_range(from, to, len, written(reply));
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        // Answered once, the kernel says ENOTSUP by itself from then on.
-        reply.error(Errno::ENOSYS);
+        let Some(mode) = xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
+        let answer = Box::new(move |result| empty(reply, result));
+        self.fs.set_xattr(ino(number), name.as_bytes(), value, mode, answer);
     }
 
     fn getxattr(
         &self,
         _request: &Request,
-        _number: INodeNo,
-        _name: &OsStr,
-        _size: u32,
+        number: INodeNo,
+        name: &OsStr,
+        size: u32,
         reply: ReplyXattr,
     ) {
-        reply.error(Errno::ENOSYS);
+        xattr(reply, size, self.fs.xattr(ino(number), name.as_bytes()));
     }
 
-    fn listxattr(&self, _request: &Request, _number: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr(reply, size, self.fs.xattr_names(ino(number)));
     }
 
-    fn removexattr(&self, _request: &Request, _number: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    fn removexattr(&self, _request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let answer = Box::new(move |result| empty(reply, result));
+        self.fs.remove_xattr(ino(number), name.as_bytes(), answer);
     }
 }

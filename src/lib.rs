@@ -37,3 +37,4 @@ pub mod node;
 pub mod path;
 pub mod record;
 pub mod revision;
+pub mod xattrs;

@@ -186,6 +186,16 @@ impl Node {
         matches!(self.kind, Kind::Dir { .. })
     }
 
+    /// Whether who looks into it now changes its atime: as with `relatime`, the first time after a
+    /// change, and once a day.
+    #[must_use]
+    pub fn atime_is_due(&self, now: Timestamp) -> bool {
+        let day = jiff::SignedDuration::from_hours(24);
+        self.atime <= self.mtime
+            || self.atime <= self.ctime
+            || now.duration_since(self.atime) >= day
+    }
+
     /// Its size as `stat` shows it.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -6,6 +6,8 @@
 //! for the first time, and before it changes a part of it. Of a block that was changed nothing is
 //! known until the whole file is scanned: when it is sent, or when it is quiet. *Blocking:* disk.
 
+mod ranges;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,6 +21,8 @@ use crate::checksum::Checksum;
 use crate::digest::{Digest, Hasher};
 use crate::node::FileId;
 use crate::store::FileSums;
+
+pub use self::ranges::{Allocation, Seek};
 
 /// Bytes of a block.
 const BLOCK_BYTES: u64 = 64 << 10;

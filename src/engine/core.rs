@@ -23,6 +23,7 @@ use crate::record::{BaseContent, ConflictRow, Op, Record, RecordState, Seq};
 use crate::remote::{Capabilities, Cursor, Skipped};
 use crate::revision::Revision;
 use crate::store::{Loaded, Row};
+use crate::xattrs::Xattrs;
 
 pub use super::settings::Settings;
 pub use crate::node::SMALL_MAX;
@@ -100,6 +101,8 @@ pub enum Stream {
 pub struct Core {
     /// The visible tree.
     pub tree: Tree,
+    /// The extended attributes of the nodes that have any.
+    pub(super) xattrs: HashMap<Ino, Xattrs>,
     /// What waits for the remote.
     pub outbox: Outbox,
     /// Whether it may be sent.
@@ -217,6 +220,7 @@ impl Core {
         outbox.restore(loaded.records, now.mono, &mut changes.rows);
         let mut core = Self {
             tree,
+            xattrs: loaded.xattrs,
             outbox,
             link,
             capabilities,
@@ -272,6 +276,7 @@ impl Core {
         // Where rows were lost, what nothing names may be what they named.
         let whole = core.lost.is_empty() && loaded.damaged.is_empty() && !loaded.rebuilt;
         if whole {
+            core.sweep_xattrs(&mut changes);
             core.sweep_blobs(&loaded.blobs, &mut changes);
         }
         (core, changes)

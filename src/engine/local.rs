@@ -45,6 +45,15 @@ pub enum LocalError {
     /// The content is not here and would leave what the remote keeps: copy instead.
     #[error("crosses the border of what is sent")]
     CrossesBorder,
+    /// There is no such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// What is told by mountd cannot be set.
+    #[error("not to be set")]
+    NotPermitted,
+    /// A node takes no more extended attributes.
+    #[error("no room for the attribute")]
+    NoRoom,
     /// The mount is read-only.
     #[error("read-only mount")]
     ReadOnly,
@@ -77,6 +86,9 @@ pub struct SetAttributes {
     pub atime: Option<Timestamp>,
     /// Last change of the content.
     pub mtime: Option<Timestamp>,
+    /// Whether the bits go that let others run a file as its owner or group: it was changed, or has
+    /// another owner.
+    pub drop_privileges: bool,
 }
 
 /// A content that was closed, synced or grew old: it becomes the node's.
@@ -92,6 +104,19 @@ pub struct Sealed {
     pub ctime: Timestamp,
     /// Hold its record until then.
     pub held_until: Option<Duration>,
+}
+
+/// The bits of a mode by which a file runs as its owner or group, and that for its group to run it.
+const S_ISUID: u32 = 0o4000;
+const S_ISGID: u32 = 0o2000;
+const S_IXGRP: u32 = 0o010;
+
+/// A mode without the bits that let others run the file as its owner or group.
+#[must_use]
+pub fn without_privileges(mode: u32) -> u32 {
+    // Without the group's right to run it the bit means something else.
+    let group = if mode & S_IXGRP != 0 { S_ISGID } else { 0 };
+    mode & !(S_ISUID | group)
 }
 
 impl Core {
@@ -118,14 +143,19 @@ impl Core {
         let ino = Ino(self.take_id(&mut changes.rows));
         let is_dir = matches!(kind, Kind::Dir { .. });
         let is_special = matches!(kind, Kind::Special { .. });
+        // A folder with the setgid bit hands its group, and to folders the bit, on.
+        let above = self.tree.get(parent).ok_or(LocalError::Stale)?;
+        let hands_on = above.mode & S_ISGID != 0;
+        let gid = if hands_on { above.gid } else { creator.gid };
+        let inherited = if hands_on && is_dir { S_ISGID } else { 0 };
         let node = Node {
             ino,
             parent,
             name: Arc::from(name),
             kind,
-            mode: creator.mode & 0o7777,
+            mode: creator.mode & 0o7777 | inherited,
             uid: creator.uid,
-            gid: creator.gid,
+            gid,
             atime: now.wall,
             mtime: now.wall,
             ctime: now.wall,
@@ -217,6 +247,9 @@ impl Core {
         let node = self.tree.get_mut(ino).ok_or(LocalError::Stale)?;
         let told = (node.mode, node.mtime);
         node.mode = set.mode.map_or(node.mode, |mode| mode & 0o7777);
+        if set.drop_privileges && !node.is_dir() {
+            node.mode = without_privileges(node.mode);
+        }
         node.uid = set.uid.unwrap_or(node.uid);
         node.gid = set.gid.unwrap_or(node.gid);
         node.atime = set.atime.unwrap_or(node.atime);
@@ -295,9 +328,9 @@ impl Core {
 
     /// Drops a node that lived on only because it was open.
     pub fn forget_unlinked(&mut self, ino: Ino, changes: &mut Changes) {
-        if let Some(node) = self.tree.forget(ino)
-            && let Some(body) = node.body()
-        {
+        let Some(node) = self.tree.forget(ino) else { return };
+        self.xattrs.remove(&ino);
+        if let Some(body) = node.body() {
             self.release_content(body.content, changes);
         }
     }
@@ -369,6 +402,7 @@ impl Core {
         }
         if let Some(node) = self.tree.remove(ino, keep) {
             changes.rows.push(Row::DeleteNode(ino));
+            self.detach_xattrs(ino, keep, changes);
             if !keep && let Some(body) = node.body() {
                 match body.content {
                     // A record may still want it as the base; it decides.

@@ -20,6 +20,8 @@ use crate::store::{Done, StoreError};
 pub struct OpenMode {
     /// It may be written.
     pub write: bool,
+    /// It may be read.
+    pub read: bool,
     /// It is emptied.
     pub truncate: bool,
     /// Every write is on stable storage before it returns.
@@ -43,7 +45,7 @@ pub struct Opened {
 }
 
 /// Whether an open file's bytes can be worked on.
-enum Readiness {
+pub(super) enum Readiness {
     Ready,
     /// Only the remote has them.
     Fetch,
@@ -53,7 +55,7 @@ impl Fs {
     /// Opens a file. When only an upper bound of its size is known, it is fetched first, so that
     /// the kernel learns the size before it reads.
     pub fn open(&self, ino: Ino, mode: OpenMode, reply: Reply<Opened>) {
-        let exact = {
+        let (exact, atime_is_due) = {
             let core = self.shared.core();
             let Some(node) = core.tree.get(ino) else {
                 drop(core);
@@ -67,8 +69,12 @@ impl Fs {
                 drop(core);
                 return reply(Err(FsError::WrongKind));
             };
-            body.exact || mode.truncate
+            let exact = body.exact || mode.truncate;
+            (exact, mode.read && node.atime_is_due(self.shared.now().wall))
         };
+        if atime_is_due {
+            self.read_at_last(ino);
+        }
         if mode.truncate
             && let Err(error) = self.need_room()
         {
@@ -113,7 +119,7 @@ impl Fs {
         });
     }
 
-    fn handle(&self, handle: u64) -> Result<Handle, FsError> {
+    pub(super) fn handle(&self, handle: u64) -> Result<Handle, FsError> {
         Ok(self.handles.get(&handle).ok_or(FsError::BadHandle)?.value().clone())
     }
 
@@ -138,10 +144,19 @@ impl Fs {
 
     /// Writes at an offset. With `O_SYNC` it answers when the bytes are on stable storage.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8], reply: Reply<usize>) {
-        let Handle { file, mode } = match self.handle(handle) {
-            Ok(handle) => handle,
-            Err(error) => return reply(Err(error)),
-        };
+        match self.handle(handle) {
+            Ok(handle) => self.write_to(handle, offset, data, reply),
+            Err(error) => reply(Err(error)),
+        }
+    }
+
+    pub(super) fn write_to(
+        &self,
+        Handle { file, mode }: Handle,
+        offset: u64,
+        data: &[u8],
+        reply: Reply<usize>,
+    ) {
         if let Err(error) = self.need_room() {
             return reply(Err(error));
         }
@@ -188,7 +203,7 @@ impl Fs {
     }
 
     /// Runs `act` on the bytes: now, when they are here, else once they were fetched.
-    fn with_bytes<T: Send + 'static>(
+    pub(super) fn with_bytes<T: Send + 'static>(
         &self,
         file: Arc<OpenFile>,
         act: impl Fn(&Shared, Ino, &mut OpenState) -> Result<T, FsError> + Send + 'static,
@@ -383,7 +398,7 @@ fn to_reply(reply: Reply<()>) -> Done {
 }
 
 /// Takes up the node's content, unless it is only at the remote.
-fn load(shared: &Shared, ino: Ino, state: &mut OpenState) -> Result<Readiness, FsError> {
+pub(super) fn load(shared: &Shared, ino: Ino, state: &mut OpenState) -> Result<Readiness, FsError> {
     if !matches!(state.body, Body::Unloaded) {
         return Ok(Readiness::Ready);
     }
@@ -521,7 +536,7 @@ fn set_len(shared: &Shared, ino: Ino, state: &mut OpenState, size: u64) -> Resul
 }
 
 /// Brings the body into the form that a change up to `end` needs.
-fn make_changeable(
+pub(super) fn make_changeable(
     shared: &Shared,
     ino: Ino,
     state: &mut OpenState,
@@ -536,12 +551,12 @@ fn make_changeable(
     Ok(())
 }
 
-fn to_usize(size: u64) -> Result<usize, FsError> {
+pub(super) fn to_usize(size: u64) -> Result<usize, FsError> {
     usize::try_from(size).map_err(|_too_large| FsError::Disk(std::io::ErrorKind::FileTooLarge))
 }
 
 /// The size of a file, when it is known and not only bounded.
-fn exact_size(shared: &Shared, ino: Ino) -> Option<u64> {
+pub(super) fn exact_size(shared: &Shared, ino: Ino) -> Option<u64> {
     let core = shared.core();
     core.tree.get(ino)?.body().filter(|body| body.exact).map(|body| body.size)
 }

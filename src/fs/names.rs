@@ -353,6 +353,10 @@ impl Fs {
     /// When the node is gone or no folder.
     pub fn open_dir(&self, ino: Ino) -> Result<u64, FsError> {
         let listing = self.list(ino)?;
+        let now = self.shared.now().wall;
+        if self.shared.core().tree.get(ino).is_some_and(|node| node.atime_is_due(now)) {
+            self.read_at_last(ino);
+        }
         let handle = self.take_handle();
         self.listings.insert(handle, Arc::new(listing));
         Ok(handle)
@@ -409,7 +413,7 @@ impl Fs {
         }
     }
 
-    fn ended<T, Out: Send + 'static>(
+    pub(super) fn ended<T, Out: Send + 'static>(
         &self,
         result: Result<T, (LocalError, Done)>,
         slot: &ReplySlot<Out>,
@@ -425,7 +429,7 @@ impl Fs {
 }
 
 /// A reply that is given when the commit is done, with a value known by then.
-struct ReplySlot<T> {
+pub(super) struct ReplySlot<T> {
     inner: Arc<std::sync::Mutex<SlotState<T>>>,
 }
 
@@ -436,13 +440,13 @@ struct SlotState<T> {
 }
 
 impl<T: Send + 'static> ReplySlot<T> {
-    fn new(reply: Reply<T>) -> Self {
+    pub(super) fn new(reply: Reply<T>) -> Self {
         let state = SlotState { reply: Some(reply), value: None, committed: None };
         Self { inner: Arc::new(std::sync::Mutex::new(state)) }
     }
 
     /// What the store calls.
-    fn done(&self) -> Done {
+    pub(super) fn done(&self) -> Done {
         let inner = Arc::clone(&self.inner);
         Box::new(move |result| {
             let mut state = inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -452,7 +456,7 @@ impl<T: Send + 'static> ReplySlot<T> {
     }
 
     /// The value to answer with.
-    fn set(&self, value: T) {
+    pub(super) fn set(&self, value: T) {
         let mut state = self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.value = Some(value);
         give(state);

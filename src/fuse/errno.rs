@@ -31,6 +31,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::Disk(kind) => disk(*kind),
         FsError::BadHandle => Errno::EBADF,
         FsError::WrongKind => Errno::EINVAL,
+        FsError::PastEnd => Errno::ENXIO,
         FsError::NotSupported => Errno::EOPNOTSUPP,
     }
 }
@@ -47,6 +48,9 @@ fn local(error: LocalError) -> Errno {
         LocalError::InvalidMove => Errno::EINVAL,
         // What `mv` answers by copying.
         LocalError::CrossesBorder => Errno::EXDEV,
+        LocalError::NoAttribute => Errno::ENODATA,
+        LocalError::NotPermitted => Errno::EPERM,
+        LocalError::NoRoom => Errno::ENOSPC,
         LocalError::ReadOnly => Errno::EROFS,
         LocalError::BadName(PathError::TooLong) => Errno::ENAMETOOLONG,
         LocalError::BadName(PathError::NotUtf8) => Errno::EILSEQ,

@@ -21,6 +21,7 @@ use crate::record::{
     BaseContent, ConflictRow, How, Op, Record, RecordBase, RecordState, Resolution, Seq,
 };
 use crate::revision::{Base, Revision};
+use crate::xattrs::Xattrs;
 
 /// Everything the store holds but the small contents.
 #[derive(Debug, Default)]
@@ -45,6 +46,8 @@ pub struct Loaded {
     pub large_blobs: HashSet<BlobId>,
     /// The checksums of working files.
     pub sums: HashMap<FileId, FileSums>,
+    /// The extended attributes of the nodes that have any.
+    pub xattrs: HashMap<Ino, Xattrs>,
     /// Whether the database was damaged and made anew.
     pub rebuilt: bool,
     /// Rows that are not as they were written, or make no sense.
@@ -79,6 +82,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StoreError> {
     let imported = |row: &SqlRow<'_>| row.get("id").map(Some);
     loaded.imported = read(connection, "imported", "", imported, damaged)?.into_iter().collect();
     loaded.sums = read(connection, "sums", "", sums, damaged)?.into_iter().collect();
+    loaded.xattrs = read(connection, "xattrs", "", xattrs, damaged)?.into_iter().collect();
     // The length is known without reading the content.
     let mut statement = connection.prepare("SELECT id, length(data) FROM blobs")?;
     let sizes =
@@ -144,6 +148,11 @@ fn sums(row: &SqlRow<'_>) -> rusqlite::Result<Option<(FileId, FileSums)>> {
     };
     let blocks = blocks.into_iter().map(Checksum::from_number).collect();
     Ok(Some((FileId(file), FileSums { size, blocks })))
+}
+
+fn xattrs(row: &SqlRow<'_>) -> rusqlite::Result<Option<(Ino, Xattrs)>> {
+    let attributes: Vec<u8> = row.get("attributes")?;
+    Ok(id(row, "ino")?.map(Ino).zip(Xattrs::decode(&attributes)))
 }
 
 #[allow(clippy::cast_sign_loss, reason = "the inverse of rows::sql_id")]

@@ -13,6 +13,7 @@ use crate::node::{BlobId, Content, FileId, Ino, Kind, Node, Special};
 use crate::path::WsPath;
 use crate::record::{ConflictRow, Record, RecordBase, RecordState, Seq};
 use crate::revision::Base;
+use crate::xattrs::Xattrs;
 
 static META: Table = Table::new("meta", &["key", "value"]);
 static NODES: Table = Table::new(
@@ -99,6 +100,7 @@ static CONFLICTS: Table = Table::new(
 );
 static REMOVALS: Table = Table::new("removals", &["path"]);
 static IMPORTED: Table = Table::new("imported", &["id"]);
+static XATTRS: Table = Table::new("xattrs", &["ino", "attributes"]);
 static SUMS: Table = Table::new("sums", &["file", "size", "blocks"]);
 
 /// The checksums of a working file, as it was when nobody wrote it.
@@ -143,6 +145,10 @@ pub enum Row {
     PutSums(FileId, Box<FileSums>),
     /// Removes them: the file is about to change, or gone.
     DeleteSums(FileId),
+    /// Inserts or replaces the extended attributes of a node.
+    PutXattrs(Ino, Box<Xattrs>),
+    /// Removes them.
+    DeleteXattrs(Ino),
     /// Removes a row that was damaged and is kept elsewhere.
     Discard(Box<DamagedRow>),
     /// Removes a conflict.
@@ -161,6 +167,7 @@ enum Key {
     Removal(WsPath),
     Imported(String),
     Sums(FileId),
+    Xattrs(Ino),
     Damaged(&'static str, String),
 }
 
@@ -187,6 +194,7 @@ impl Row {
             Self::PutRemoval(path) | Self::DeleteRemoval(path) => Key::Removal(path.clone()),
             Self::PutImported(id) => Key::Imported(id.clone()),
             Self::PutSums(file, _) | Self::DeleteSums(file) => Key::Sums(*file),
+            Self::PutXattrs(ino, _) | Self::DeleteXattrs(ino) => Key::Xattrs(*ino),
             Self::Discard(row) => Key::Damaged(row.table(), row.key_text()),
             Self::DeleteConflict(id) => Key::Conflict(id.clone()),
         }
@@ -226,6 +234,12 @@ impl Row {
             }
             Self::DeleteSums(file) => {
                 run(connection, "DELETE FROM sums WHERE file = ?1", [sql_id(file.0)])
+            }
+            Self::PutXattrs(ino, xattrs) => {
+                XATTRS.put(connection, params![sql_id(ino.0), xattrs.encode()])
+            }
+            Self::DeleteXattrs(ino) => {
+                run(connection, "DELETE FROM xattrs WHERE ino = ?1", [sql_id(ino.0)])
             }
             Self::Discard(row) => row.discard(connection),
             Self::DeleteConflict(id) => {

@@ -79,6 +79,10 @@ ALTER TABLE nodes ADD COLUMN origin_digest BLOB;
     "
 ALTER TABLE nodes ADD COLUMN device INTEGER;
 ",
+    // Extended attributes.
+    "
+CREATE TABLE xattrs(ino INTEGER PRIMARY KEY, attributes BLOB NOT NULL, sum INTEGER);
+",
 ];
 
 /// A table and the column by which its rows are found.
@@ -98,6 +102,7 @@ pub(super) const TABLES: &[Kept] = &[
     Kept { name: "removals", key: "path" },
     Kept { name: "imported", key: "id" },
     Kept { name: "sums", key: "file" },
+    Kept { name: "xattrs", key: "ino" },
 ];
 
 /// Version of the schema that this program writes (`PRAGMA user_version`).

@@ -14,6 +14,7 @@
     reason = "tests look at the clock, print figures and may panic"
 )]
 
+mod attributes;
 mod batching;
 mod conflict_copies;
 mod conflict_workflow;
@@ -32,6 +33,7 @@ mod neighbours;
 mod outbox_commands;
 mod programs;
 mod promises;
+mod ranges;
 mod recovery;
 mod repair;
 mod shell_life;

@@ -28,6 +28,7 @@ const VOCABULARY: &[&str] = &[
     "path",
     "record",
     "revision",
+    "xattrs",
 ];
 
 /// Modules that put the others together and may name all of them.
@@ -63,6 +64,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("path", &[]),
     ("record", &[]),
     ("revision", &[]),
+    ("xattrs", &[]),
 ];
 
 /// The only modules that name each outside crate.

@@ -39,7 +39,7 @@ impl Run {
             "flen = {flen}\n[opsize]\nmax = {max}\nmin = 0\nalign = 1\n[weights]\n\
              close_open = 1\nread = 10\nwrite = 10\nmapread = {mapped}\nmapwrite = {mapped}\n\
              invalidate = 1\ntruncate = 5\nfsync = 0.1\nfdatasync = 0.1\nposix_fallocate = 1\n\
-             punch_hole = 0\nsendfile = 1\nposix_fadvise = 1\ncopy_file_range = 2\n"
+             punch_hole = 2\nsendfile = 1\nposix_fadvise = 1\ncopy_file_range = 2\n"
         )
     }
 }

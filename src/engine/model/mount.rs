@@ -51,6 +51,7 @@ impl Disk {
                 Row::PutRemoval(path) => drop(self.removals.insert(path)),
                 Row::DeleteRemoval(path) => drop(self.removals.remove(&path)),
                 Row::PutImported(_) => unreachable!("nothing is carried here"),
+                Row::PutXattrs(..) | Row::DeleteXattrs(_) => unreachable!("nobody sets any here"),
                 // Damage is outside of the model.
                 Row::PutSums(..) | Row::DeleteSums(_) | Row::Discard(_) => {}
                 Row::PutConflict(conflict) => {
