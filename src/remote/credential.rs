@@ -20,6 +20,9 @@ use super::RemoteError;
 /// Prefixes that name the class of a token and are no part of the signed text.
 const CLASS_PREFIXES: [&str; 4] = ["relay_pa_", "relay_ws_", "relay_id_", "relay_ag_"];
 
+/// Shorter tokens are not looked for in what servers say.
+const MASKED_CHARS_MIN: usize = 8;
+
 /// One token.
 type Token = Arc<Zeroizing<String>>;
 
@@ -67,6 +70,17 @@ impl Credential {
             )?;
         value.set_sensitive(true);
         Ok(Some(value))
+    }
+
+    /// Takes the token out of a text of the server, which may repeat what it was sent. A token of
+    /// a few characters is no secret, and may be part of any word.
+    pub(super) fn mask(&self, text: &mut String) {
+        if let Some(token) = self.token()
+            && token.len() >= MASKED_CHARS_MIN
+            && text.contains(token.as_str())
+        {
+            *text = text.replace(token.as_str(), "[the token]");
+        }
     }
 
     /// What the token says about itself.

@@ -199,7 +199,14 @@ impl HttpRemote {
         };
         let most = encode::bulk_reply_bytes_max(sent, &self.scope).min(self.response_bytes_max);
         match self.transport.body(reply, most).await? {
-            Body::Whole(bytes) => Ok(bulk::outcomes(sent, &self.scope, parse::<WireBulk>(&bytes)?)),
+            Body::Whole(bytes) => {
+                let mut reply = parse::<WireBulk>(&bytes)?;
+                for error in &mut reply.errors.0 {
+                    self.transport.credential().mask(&mut error.code);
+                    self.transport.credential().mask(&mut error.message);
+                }
+                Ok(bulk::outcomes(sent, &self.scope, reply))
+            }
             Body::OverBound => {
                 Err(RemoteError::Garbled { message: "the reply to a batch is too long".into() })
             }

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::classify;
+use super::credential::Credential;
 use super::events::{FeedError, refuses_cursor};
 use super::http::HttpRemote;
 use super::{EventId, RemoteError};
@@ -56,6 +57,8 @@ pub(super) enum Arrival {
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Box<WebSocketStream<Upgraded>>,
+    /// What must not be shown of what the server says.
+    credential: Credential,
 }
 
 impl HttpRemote {
@@ -98,7 +101,8 @@ impl HttpRemote {
             .max_message_size(Some(FRAME_BYTES_MAX))
             .max_frame_size(Some(FRAME_BYTES_MAX));
         let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
-        Ok(Socket { stream: Box::new(stream) })
+        let credential = self.transport.credential().clone();
+        Ok(Socket { stream: Box::new(stream), credential })
     }
 }
 
@@ -115,7 +119,9 @@ impl Socket {
             }
             Some(Ok(Frame::Close(Some(close)))) => {
                 let code = u16::from(close.code);
-                let reason = classify::for_people(close.reason.as_str());
+                let mut reason = close.reason.as_str().to_owned();
+                self.credential.mask(&mut reason);
+                let reason = classify::for_people(&reason);
                 Arrival::End(format!("the server closed the stream ({code} {reason})"))
             }
             Some(Ok(Frame::Close(None))) | None => {

@@ -244,7 +244,10 @@ impl Transport {
             Ok(Body::Whole(body)) => body,
             Ok(Body::OverBound) | Err(_) => Vec::new(),
         };
-        Refusal::new(status, &body, retry_after)
+        let mut refusal = Refusal::new(status, &body, retry_after);
+        self.credential.mask(&mut refusal.body.code);
+        self.credential.mask(&mut refusal.body.message);
+        refusal
     }
 
     /// The time for one small request.

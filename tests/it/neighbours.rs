@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use workspaced::Before;
 
 use crate::fuse_or_skip;
+use crate::support::edge::Edge;
 use crate::support::observe::{outbox, stderr, stdout, wait_sent, wait_state};
 use crate::support::proxy::{Act, Proxy};
 use crate::support::server::TOKEN;
@@ -476,6 +478,53 @@ fn no_log_level_shows_the_token() {
     assert!(log.contains("TRACE"), "{}", log.len());
     eprintln!("{} lines of log", log.lines().count());
     for line in log.lines() {
+        assert!(!line.contains(TOKEN), "{line}");
+    }
+}
+
+/// A server that repeats the token in what it says does not get it shown: whatever it refuses,
+/// in its own words for a request, for a file of it, and for the stream.
+#[test]
+fn a_server_that_repeats_the_token_does_not_get_it_shown() {
+    fuse_or_skip!();
+    let edge = Edge::new();
+    let server = TestServer::builder().interceptor(edge.clone()).start();
+    let mount =
+        Mount::builder(&server.source()).args(&["--log-level", "trace,mountd=trace"]).start();
+    mount.wait_synced();
+    let said = || {
+        let said = |args: &[&str]| {
+            let output = mount.ctl(args);
+            format!("{}{}", stdout(&output), stderr(&output))
+        };
+        let all: [&[&str]; 4] = [&["status", "--json"], &["status"], &["outbox"], &["events"]];
+        all.map(said).concat()
+    };
+    for (n, status) in [401, 403, 429, 500, 400].into_iter().enumerate() {
+        let text = format!("to {status} I say");
+        let body = format!(r#"{{"code":"{TOKEN}","message":"{text} {TOKEN}"}}"#);
+        edge.before(move |_| Before::Reply { status, headers: Vec::new(), body: body.clone() });
+        server.feeds().disconnect_all();
+        fs::write(mount.at(&format!("f{n}")), "x").unwrap();
+        wait_for("what the server says", || said().contains(&text).then_some(()));
+        assert!(!said().contains(TOKEN), "{status}: {}", said());
+        edge.clear();
+        mount.ctl(&["resume"]);
+        mount.ctl(&["outbox", "retry", "--all"]);
+        wait_for("the change is sent", || server.get(&format!("/f{n}")));
+    }
+    let file = format!(
+        r#"{{"results":[],"errors":[{{"path":"/one","code":"{TOKEN}","message":"I know {TOKEN}"}}]}}"#
+    );
+    edge.before(move |request| match request.route {
+        "/fs/bulk" => Before::Reply { status: 202, headers: Vec::new(), body: file.clone() },
+        _ => Before::Pass,
+    });
+    fs::write(mount.at("one"), "x").unwrap();
+    wait_state(&mount, "attention");
+    assert!(said().contains("I know [the token]"), "{}", said());
+    assert!(!said().contains(TOKEN), "{}", said());
+    for line in mount.log().lines() {
         assert!(!line.contains(TOKEN), "{line}");
     }
 }
