@@ -21,6 +21,7 @@ pub mod decide;
 pub mod evict;
 pub mod fetch;
 pub mod folders;
+pub mod gone;
 pub mod guard;
 pub mod history;
 pub mod inbound;

@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::folders::HiddenFolder;
+use super::gone::Gone;
 use super::guard::Guards;
 use super::link::saved::Saved;
 use super::link::{Link, Pause};
@@ -135,6 +136,8 @@ pub struct Core {
     pub reset_suspected: Option<String>,
     /// What keeps removals back.
     pub guards: Guards,
+    /// Removals of which the change stream has to tell.
+    pub(super) gone: Gone,
     /// Records of other state folders that were taken up here.
     pub(super) imported: HashSet<String>,
     /// Listing in progress: entries seen so far and the total, where known.
@@ -245,6 +248,7 @@ impl Core {
                 shown,
                 ..Guards::default()
             },
+            gone: Gone::default(),
             imported: loaded.imported,
             bootstrap: None,
             listed,
@@ -378,6 +382,7 @@ impl Core {
         });
         changes.recorded.push((change.op, path.clone()));
         self.forget_kept(&path, changes);
+        self.forget_gone(&path, changes);
         self.outbox.record(change, stamp, &mut changes.rows);
         self.guard_removal(&path, now, changes);
         // Removed and made again: the remote may still have the folder, so its next removal is news.

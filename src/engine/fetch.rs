@@ -16,6 +16,7 @@ use crate::node::{BlobId, Content, FileId, Ino};
 use crate::path::WsPath;
 use crate::record::Seq;
 use crate::remote::{EventChange, RemoteError, RemoteFile, Size};
+use crate::revision::Revision;
 use crate::store::Row;
 
 /// Contents up to this size are fetched into memory; larger ones are streamed to disk.
@@ -375,23 +376,39 @@ impl Shared {
             self.step(|core, now, changes| core.apply_event(change, quiet, now, changes))
         });
         if applied == Inbound::Applied {
-            self.rules_may_have_arrived(path);
             let (action, revision) = match change {
                 EventChange::Stored(file) => ("write", file.revision.as_ref()),
                 EventChange::Deleted { revision, .. } => ("delete", revision.as_ref()),
                 EventChange::DirCreated { .. } => ("mkdir", None),
                 EventChange::DirDeleted { .. } => ("rmdir", None),
             };
-            self.notice(Notice {
-                kind: NoticeKind::Remote,
-                action: action.to_owned(),
-                path: Some(path.as_str().to_owned()),
-                revision: revision.map(ToString::to_string),
-                detail: None,
-                at: self.clock.wall(),
-            });
+            self.tell_applied(path, action, revision);
         }
         applied
+    }
+
+    /// Takes out a file that a listing lacked and that the remote has no more.
+    pub(super) fn missing(&self, path: &WsPath) -> Inbound {
+        let ino = self.core().file_at(path);
+        let applied = self.apply_quietly(ino, |quiet| {
+            self.step(|core, now, changes| core.missing(path, quiet, now, changes))
+        });
+        if applied == Inbound::Applied {
+            self.tell_applied(path, "delete", None);
+        }
+        applied
+    }
+
+    fn tell_applied(&self, path: &WsPath, action: &str, revision: Option<&Revision>) {
+        self.rules_may_have_arrived(path);
+        self.notice(Notice {
+            kind: NoticeKind::Remote,
+            action: action.to_owned(),
+            path: Some(path.as_str().to_owned()),
+            revision: revision.map(ToString::to_string),
+            detail: None,
+            at: self.clock.wall(),
+        });
     }
 
     /// Runs `apply` with the file locked, if there is one, and told whether it may be replaced.

@@ -79,7 +79,9 @@ impl Core {
             EventChange::Deleted { path, revision } => {
                 self.overtake(path, None);
                 let newer = self.tree.resolve(path).and_then(|ino| self.tree.get(ino));
-                let newer = newer.and_then(|node| node.synced.as_ref()?.revision.as_ref());
+                let newer = newer.and_then(|node| node.synced.as_ref());
+                let newer_is_unnamed = newer.is_some_and(|synced| synced.revision.is_none());
+                let newer = newer.and_then(|synced| synced.revision.as_ref());
                 let stale = match (newer, revision) {
                     (Some(ours), Some(theirs)) => theirs.is_older_than(ours),
                     _ => false,
@@ -88,7 +90,15 @@ impl Core {
                 if stale {
                     return Inbound::Known;
                 }
-                self.removed(path, quiet, now, changes)
+                // It may be older than what is here, and is about to be read.
+                let is_doubtful = newer_is_unnamed && self.recheck.contains(path);
+                let applied = match is_doubtful {
+                    true => Inbound::Busy,
+                    false => self.removed(path, quiet, now, changes),
+                };
+                let is_open = applied == Inbound::Busy;
+                self.removal_told(path, revision.as_ref(), is_open, changes);
+                applied
             }
             EventChange::DirCreated { path } => {
                 self.echoed(path);
@@ -99,6 +109,23 @@ impl Core {
                 self.folder_deleted(path, now, changes)
             }
         }
+    }
+
+    /// A listing lacks a file, and the remote has it no more.
+    pub fn missing(
+        &mut self,
+        path: &WsPath,
+        quiet: bool,
+        now: Now,
+        changes: &mut Changes,
+    ) -> Inbound {
+        self.overtake(path, None);
+        self.echoed(path);
+        let applied = self.removed(path, quiet, now, changes);
+        if applied == Inbound::Applied {
+            self.note_gone(path, None, changes);
+        }
+        applied
     }
 
     /// The remote has this file.
@@ -115,6 +142,7 @@ impl Core {
         if source == Source::Stream {
             self.echoed(path);
             self.overtake(path, file.revision.as_ref());
+            self.file_told(path);
         }
         if self.is_pending(path) {
             let lane = self.outbox.lane_mut(path);
@@ -145,6 +173,10 @@ impl Core {
             return Inbound::Busy;
         }
         let Some(ino) = self.tree.resolve(path) else {
+            if source == Source::Stream && self.may_be_gone(path) {
+                self.note_recheck(path, changes);
+                return Inbound::Busy;
+            }
             return self.appeared(file, now, changes);
         };
         let Some(node) = self.tree.get(ino) else { return Inbound::Known };
@@ -181,7 +213,15 @@ impl Core {
         if needs_swap && self.reset_suspected.is_some() && self.outlived(ino) {
             return Inbound::Busy;
         }
-        if needs_swap && (!quiet || must_be_read(file)) {
+        // What the stream tells may be older than what is here; where the revisions do not say so, the
+        // server does.
+        let has_order = |ours: &Revision| {
+            let theirs = file.revision.as_ref().and_then(Revision::ordinal);
+            ours.ordinal().is_some() && theirs.is_some()
+        };
+        let may_be_older =
+            source == Source::Stream && !ours.revision.as_ref().is_some_and(has_order);
+        if needs_swap && (!quiet || may_be_older || must_be_read(file)) {
             self.note_recheck(path, changes);
             return Inbound::Busy;
         }

@@ -175,11 +175,10 @@ impl Shared {
     }
 
     async fn confirm_missing(self: Arc<Self>, path: WsPath) -> Result<(), RemoteError> {
-        let change = match self.remote.fetch(&path, 0).await? {
-            Some(file) => EventChange::Stored(file),
-            None => EventChange::Deleted { path, revision: None },
+        match self.remote.fetch(&path, 0).await? {
+            Some(file) => self.apply_event(&EventChange::Stored(file)),
+            None => self.missing(&path),
         };
-        self.apply_event(&change);
         Ok(())
     }
 }

@@ -10,7 +10,6 @@ use crate::path::WsPath;
 use crate::record::Record;
 use crate::remote::RemoteFile;
 use crate::revision::Revision;
-use crate::store::Row;
 
 /// What came while a path was being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +61,16 @@ impl Core {
         if !is_current {
             return Inbound::Busy;
         }
-        self.recheck.remove(path);
-        changes.rows.push(Row::DeleteRecheck(path.clone()));
+        self.read_again(path, theirs.is_some(), changes);
         match theirs {
             Some(file) => self.stored(file, Source::Read, quiet, now, changes),
-            None => self.removed(path, quiet, now, changes),
+            None => {
+                let applied = self.removed(path, quiet, now, changes);
+                if applied == Inbound::Applied {
+                    self.note_gone(path, None, changes);
+                }
+                applied
+            }
         }
     }
 

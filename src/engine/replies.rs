@@ -145,7 +145,7 @@ impl Core {
             }
             Some(Outcome::Conflict { .. } | Outcome::Unknown) => Some(settle),
             Some(Outcome::Absent) if record.op == Op::Delete || record.op == Op::RemoveDir => {
-                self.removed_there(item.op, &item.path, now, changes);
+                self.removed_there(item, None, now, changes);
                 None
             }
             Some(Outcome::Absent) => Some(settle),
@@ -178,6 +178,7 @@ impl Core {
         let base = revision.cloned().map_or(Base::Absent, Base::Revision);
         if let Some((origin, _)) = &item.moved_from {
             self.end_record(origin, &Base::Absent, now.mono, changes);
+            self.note_gone(origin, None, changes);
         }
         match item.op {
             Op::Put | Op::Meta | Op::MakeDir => {
@@ -199,15 +200,24 @@ impl Core {
                     self.note_recheck(&item.path, changes);
                 }
             }
-            Op::Delete | Op::RemoveDir => self.removed_there(item.op, &item.path, now, changes),
+            Op::Delete | Op::RemoveDir => self.removed_there(item, revision, now, changes),
         }
     }
 
     /// The remote has what a removal was about no more.
-    fn removed_there(&mut self, op: Op, path: &WsPath, now: Now, changes: &mut Changes) {
+    fn removed_there(
+        &mut self,
+        item: &Item,
+        revision: Option<&Revision>,
+        now: Now,
+        changes: &mut Changes,
+    ) {
+        let path = &item.path;
         self.end_record(path, &Base::Absent, now.mono, changes);
-        if op == Op::RemoveDir {
+        if item.op == Op::RemoveDir {
             self.folder_removed(path, changes);
+        } else {
+            self.note_gone(path, revision, changes);
         }
     }
 

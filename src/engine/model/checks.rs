@@ -130,19 +130,18 @@ impl World {
         let seen = mount.view(&self.remote);
         let wanted = &mount.reader;
         let names: BTreeSet<&WsPath> = seen.tree.keys().chain(wanted.tree.keys()).collect();
-        for path in names {
-            let (was, is) = (wanted.tree.get(path).copied(), seen.tree.get(path).copied());
-            match (was, is) {
-                (Some(was), Some(is)) if was.agrees(is) => continue,
-                _ => {}
-            }
-            self.check_change(at, path, (was, is), cause, before);
+        let both = |path: &WsPath| (wanted.tree.get(path).copied(), seen.tree.get(path).copied());
+        let changed = names.into_iter().map(|path| (path.clone(), both(path)));
+        let is_news = |both: &(Option<Entry>, Option<Entry>)| !matches!(both, (Some(was), Some(is)) if was.agrees(*is));
+        let changed: Vec<_> = changed.filter(|(_, both)| is_news(both)).collect();
+        for (path, both) in changed {
+            self.check_change(at, &path, both, cause, before);
         }
         self.take_up(at, seen);
     }
 
     fn check_change(
-        &self,
+        &mut self,
         at: usize,
         path: &WsPath,
         (was, is): (Option<Entry>, Option<Entry>),
@@ -179,6 +178,18 @@ impl World {
             }
             Some(Entry::File(None) | Entry::Dir) | None => {}
         }
+        let known = self.mounts[at].known.get(path).copied().unwrap_or(0);
+        let there = match is {
+            Some(Entry::File(Some(bytes))) => Some(bytes),
+            None if matches!(was, Some(Entry::File(_))) && known > 0 && *cause != Cause::Lost => {
+                None
+            }
+            Some(Entry::File(None) | Entry::Dir) | None => return,
+        };
+        let from = known.saturating_sub(1);
+        let found = versions[from..].iter().position(|version| *version == there);
+        let Some(found) = found else { panic!("{story}, and that was over: {known} {versions:?}") };
+        self.mounts[at].note_known(path, from + found + 1);
     }
 
     /// The reference goes on from what is seen now.

@@ -97,7 +97,7 @@ impl World {
     fn take_event(&mut self, at: usize, n: u64, quiet: bool) -> Inbound {
         let index = usize::try_from(n - 1).unwrap();
         let change = self.remote.log[index].clone();
-        self.tell(|| format!("event {n}: {change:?}"));
+        self.tell(|| format!("event {n} at {at}: {change:?}"));
         self.apply_event(at, &change, quiet)
     }
 
@@ -156,7 +156,7 @@ impl World {
         if listing.missing.is_none() {
             self.list_page(at, &mut listing);
         } else if let Some(path) = listing.missing.as_mut().and_then(|all| all.pop_front()) {
-            self.confirm_missing(at, path);
+            self.confirm_missing(at, &path);
         } else {
             for path in std::mem::take(&mut listing.folders) {
                 self.apply_event(at, &EventChange::DirDeleted { path }, true);
@@ -178,7 +178,7 @@ impl World {
             RemoteEntry::Dir { path, .. } => path.clone(),
         });
         let paths: Vec<WsPath> = paths.collect();
-        self.tell(|| format!("page {paths:?}"));
+        self.tell(|| format!("page at {at}: {paths:?}"));
         listing.after = paths.last().cloned().or(listing.after.take());
         let is_last = page.is_empty();
         let (seen, known) = (&mut listing.seen, listing.known.as_ref());
@@ -205,12 +205,16 @@ impl World {
         listing.missing = Some(missing.into());
     }
 
-    fn confirm_missing(&mut self, at: usize, path: WsPath) {
-        let change = match self.remote.read(&path) {
-            Some(file) => EventChange::Stored(RemoteFile { body: None, ..file }),
-            None => EventChange::Deleted { path, revision: None },
+    fn confirm_missing(&mut self, at: usize, path: &WsPath) {
+        let Some(file) = self.remote.read(path) else {
+            let cause = Cause::News(vec![path.clone()]);
+            self.step(at, &cause, |core, now, changes| {
+                core.missing(path, true, now, changes);
+                forget_unlinked(core, changes);
+            });
+            return;
         };
-        self.apply_event(at, &change, true);
+        self.apply_event(at, &EventChange::Stored(RemoteFile { body: None, ..file }), true);
     }
 
     /// A person looks at a suspected reset and lets it go on.

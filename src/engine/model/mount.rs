@@ -101,6 +101,8 @@ pub(super) struct Request {
     pub(super) is_bulk: bool,
     /// What the server answers, once it got there.
     pub(super) reply: Option<Result<Vec<Outcome>, RemoteError>>,
+    /// Up to which version of which path each of its changes made the history.
+    pub(super) made: Vec<Vec<(WsPath, usize)>>,
 }
 
 /// Something planned, or a read that was answered and not taken up yet: both sides go on meanwhile.
@@ -158,6 +160,9 @@ pub(super) struct Mount {
     pub(super) listing: Option<Listing>,
     pub(super) is_cut: bool,
     pub(super) shown: HashMap<(WsPath, Bytes), Shown>,
+    /// How many versions of each path are over for readers: the one that was shown last, or that the
+    /// server accepted from here, is the last of them.
+    pub(super) known: BTreeMap<WsPath, usize>,
     /// Records that ended; none comes back.
     pub(super) ended: BTreeSet<Seq>,
 }
@@ -180,6 +185,7 @@ impl Mount {
             listing: Some(Listing::new(0)),
             is_cut: false,
             shown: HashMap::new(),
+            known: BTreeMap::new(),
             ended: BTreeSet::new(),
         }
     }
@@ -194,6 +200,12 @@ impl Mount {
         let position = cursor.and_then(|cursor| cursor.id.ordinal());
         self.listing = position.is_none().then(|| Listing::new(newest));
         self.follow(position.unwrap_or(newest));
+    }
+
+    /// So many versions of a path are over.
+    pub(super) fn note_known(&mut self, path: &WsPath, versions: usize) {
+        let known = self.known.entry(path.clone()).or_default();
+        *known = versions.max(*known);
     }
 
     /// A reader sees a content under a name.

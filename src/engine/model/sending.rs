@@ -47,7 +47,7 @@ impl World {
             return;
         }
         let work = work.remove(usize::from(pick) % work.len());
-        self.tell(|| format!("{work:?}"));
+        self.tell(|| format!("at {at}: {work:?}"));
         match work {
             Work::Task(Task::Bulk(items)) => self.send(at, items, true),
             Work::Task(Task::Single(item)) => self.send(at, vec![*item], false),
@@ -146,7 +146,12 @@ impl World {
             }
         });
         if !ready.is_empty() {
-            self.mounts[at].requests.push(Request { items: ready, is_bulk, reply: None });
+            self.mounts[at].requests.push(Request {
+                items: ready,
+                is_bulk,
+                reply: None,
+                made: Vec::new(),
+            });
         }
     }
 
@@ -177,19 +182,21 @@ impl World {
         self.forget_strays(at, &request);
         let busy = || RemoteError::Busy { status: 503, message: "busy".into(), retry_after: None };
         let invalid = || RemoteError::Invalid { message: "no".into() };
+        let mut made = Vec::new();
         let reply = match how {
-            Arrival::Whole | Arrival::Twice => Ok(self.apply(at, &request, None)),
-            Arrival::Forbidden(which) => Ok(self.apply(at, &request, Some(which))),
+            Arrival::Whole | Arrival::Twice => Ok(self.apply(at, &request, None, &mut made)),
+            Arrival::Forbidden(which) => Ok(self.apply(at, &request, Some(which), &mut made)),
             Arrival::Invalid => Err(invalid()),
             Arrival::TooLarge => Err(RemoteError::TooLarge),
             Arrival::Busy => Err(busy()),
             Arrival::BusyAfter => {
-                self.apply(at, &request, None);
+                self.apply(at, &request, None, &mut made);
                 Err(busy())
             }
         };
         self.tell(|| format!("the server says {reply:?}"));
         self.mounts[at].requests[n].reply = Some(reply);
+        self.mounts[at].requests[n].made = made;
         if how == Arrival::Twice {
             self.mounts[at].strays.push(request);
         }
@@ -205,7 +212,7 @@ impl World {
         }
         let (at, n) = all[usize::from(pick) % all.len()];
         let request = self.mounts[at].strays.remove(n);
-        let outcomes = self.apply(at, &request, None);
+        let outcomes = self.apply(at, &request, None, &mut Vec::new());
         self.tell(|| format!("a stray request arrives: {outcomes:?}"));
     }
 
@@ -216,17 +223,26 @@ impl World {
     }
 
     /// What the server does with a request; one change may be refused for good.
-    fn apply(&mut self, at: usize, request: &Request, refused: Option<u8>) -> Vec<Outcome> {
+    fn apply(
+        &mut self,
+        at: usize,
+        request: &Request,
+        refused: Option<u8>,
+        made: &mut Vec<Vec<(WsPath, usize)>>,
+    ) -> Vec<Outcome> {
         let refused = refused.map(|which| usize::from(which) % request.items.len());
         let mut outcomes = Vec::new();
         for (n, Sent { item, bytes, put }) in request.items.iter().enumerate() {
             if refused == Some(n) {
                 let (code, message) = ("forbidden".to_owned(), "no".to_owned());
                 outcomes.push(Outcome::Refused { code, message });
+                made.push(Vec::new());
                 continue;
             }
             let (outcome, replaced) = self.remote.apply(item, *bytes);
             self.check_replaced(at, &replaced, *put);
+            let now = |path: &WsPath| self.remote.versions.get(path).map_or(0, Vec::len);
+            made.push(replaced.iter().map(|one| (one.path.clone(), now(&one.path))).collect());
             outcomes.push(outcome);
         }
         outcomes
@@ -255,7 +271,13 @@ impl World {
             (reply, _) => Err(unreachable(reply.is_some() || !is_cut)),
         };
         self.tell(|| format!("the mount hears {reply:?}"));
-        let Request { items, is_bulk, .. } = request;
+        let Request { items, is_bulk, made, .. } = request;
+        if let Ok(outcomes) = &reply {
+            let heard = outcomes.iter().zip(made);
+            for (_, made) in heard.filter(|(one, _)| matches!(one, Outcome::Accepted { .. })) {
+                made.iter().for_each(|(path, now)| self.mounts[at].note_known(path, *now));
+            }
+        }
         let tasks = self.step(at, &Cause::Nothing, |core, now, changes| {
             if is_bulk {
                 core.batch_over();

@@ -287,7 +287,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn server() -> impl Strategy<Value = Server> {
-    (any::<bool>(), Just(true), any::<bool>(), any::<bool>()).prop_map(
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
         |(extended, names_revisions, lists_digests, inlines)| Server {
             extended,
             names_revisions,
