@@ -17,8 +17,16 @@ use crate::path::WsPath;
 #[derive(Debug)]
 pub struct Tree {
     nodes: HashMap<Ino, Node>,
-    children: HashMap<Ino, BTreeMap<Arc<str>, Ino>>,
+    children: HashMap<Ino, Folder>,
     unlinked: HashSet<Ino>,
+}
+
+/// What a folder holds.
+#[derive(Debug, Default)]
+struct Folder {
+    entries: BTreeMap<Arc<str>, Ino>,
+    /// How many of them are folders.
+    folders: u32,
 }
 
 impl Tree {
@@ -43,7 +51,7 @@ impl Tree {
         };
         let mut tree = Self {
             nodes: HashMap::with_capacity(nodes.len() + 1),
-            children: HashMap::from([(ROOT, BTreeMap::new())]),
+            children: HashMap::from([(ROOT, Folder::default())]),
             unlinked: HashSet::new(),
         };
         tree.nodes.insert(ROOT, root);
@@ -104,13 +112,13 @@ impl Tree {
     /// The entry `name` of `folder`.
     #[must_use]
     pub fn child(&self, folder: Ino, name: &str) -> Option<Ino> {
-        self.children.get(&folder)?.get(name).copied()
+        self.children.get(&folder)?.entries.get(name).copied()
     }
 
     /// The entries of `folder` by name; `None` when it is no folder.
     #[must_use]
     pub fn children(&self, folder: Ino) -> Option<&BTreeMap<Arc<str>, Ino>> {
-        self.children.get(&folder)
+        Some(&self.children.get(&folder)?.entries)
     }
 
     /// The node at `path`.
@@ -149,7 +157,7 @@ impl Tree {
         let mut at = 0;
         while at < all.len() {
             if let Some(children) = self.children.get(&all[at]) {
-                all.extend(children.values());
+                all.extend(children.entries.values());
             }
             at += 1;
         }
@@ -159,10 +167,26 @@ impl Tree {
     /// The folders that `folder` holds, plus two: its link count.
     #[must_use]
     pub fn folder_links(&self, folder: Ino) -> u32 {
-        let folders = self.children.get(&folder).map_or(0, |children| {
-            children.values().filter(|ino| self.children.contains_key(ino)).count()
-        });
-        u32::try_from(folders).unwrap_or(u32::MAX - 2) + 2
+        self.children.get(&folder).map_or(0, |folder| folder.folders).saturating_add(2)
+    }
+
+    /// Puts a node into its folder.
+    fn link(&mut self, ino: Ino, parent: Ino, name: &Arc<str>) {
+        let is_dir = self.children.contains_key(&ino);
+        let folder = self.children.entry(parent).or_default();
+        folder.entries.insert(Arc::clone(name), ino);
+        folder.folders += u32::from(is_dir);
+    }
+
+    /// Takes a node out of its folder, where it is in it.
+    fn unlink(&mut self, ino: Ino, parent: Ino, name: &str) {
+        let is_dir = self.children.contains_key(&ino);
+        if let Some(folder) = self.children.get_mut(&parent)
+            && folder.entries.get(name) == Some(&ino)
+        {
+            folder.entries.remove(name);
+            folder.folders -= u32::from(is_dir);
+        }
     }
 
     /// Adds a node under its `parent` and `name`. The caller made sure that the name is free.
@@ -170,18 +194,14 @@ impl Tree {
         if node.is_dir() {
             self.children.entry(node.ino).or_default();
         }
-        self.children.entry(node.parent).or_default().insert(Arc::clone(&node.name), node.ino);
+        self.link(node.ino, node.parent, &node.name);
         self.nodes.insert(node.ino, node);
     }
 
     /// Takes a node out of its folder. With `keep` it stays reachable by number, without a path.
     pub fn remove(&mut self, ino: Ino, keep: bool) -> Option<Node> {
         let node = self.nodes.get(&ino)?.clone();
-        if let Some(siblings) = self.children.get_mut(&node.parent)
-            && siblings.get(&node.name) == Some(&ino)
-        {
-            siblings.remove(&node.name);
-        }
+        self.unlink(ino, node.parent, &node.name);
         self.children.remove(&ino);
         if keep {
             self.unlinked.insert(ino);
@@ -200,14 +220,10 @@ impl Tree {
     /// that a folder does not move below itself.
     pub fn relocate(&mut self, ino: Ino, parent: Ino, name: &Arc<str>) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
-        if let Some(siblings) = self.children.get_mut(&node.parent)
-            && siblings.get(&node.name) == Some(&ino)
-        {
-            siblings.remove(&node.name);
-        }
+        let old = (node.parent, std::mem::replace(&mut node.name, Arc::clone(name)));
         node.parent = parent;
-        node.name = Arc::clone(name);
-        self.children.entry(parent).or_default().insert(Arc::clone(name), ino);
+        self.unlink(ino, old.0, &old.1);
+        self.link(ino, parent, name);
     }
 
     /// Whether `ino` is `folder` or lies below it.
