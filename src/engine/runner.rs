@@ -32,6 +32,10 @@ use crate::remote::{
 /// within a second of its return without a request being made.
 const REACH_INTERVAL: Duration = Duration::from_millis(500);
 
+/// At most so often it is planned because something was recorded: under load one plan serves
+/// hundreds of records, and each looks through what waits. Short beside the debounce.
+const PLAN_INTERVAL: Duration = Duration::from_millis(4);
+
 /// How often open files are looked at whose bytes are not committed yet.
 const SEAL_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -176,13 +180,20 @@ impl Runner {
     pub async fn run(mut self) {
         // What the server offers may have changed since it was last asked.
         self.shared.step(|core, _, _| core.ask_again = true);
+        let mut deadline = self.turn();
+        let mut planned = self.shared.now().mono;
         loop {
-            let deadline = self.turn();
             let now = self.shared.now().mono;
             let nap = deadline.map(|at| at.saturating_sub(now));
             let listening = !matches!(self.listing, Listing::Running | Listing::Wanted(..));
             tokio::select! {
-                () = self.shared.nudge.notified() => {}
+                () = self.shared.nudge.notified() => {
+                    let paced = planned + PLAN_INTERVAL;
+                    if self.shared.now().mono < paced {
+                        deadline = Some(deadline.map_or(paced, |at| at.min(paced)));
+                        continue;
+                    }
+                }
                 Some(finished) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     match finished {
                         Ok(finished) => self.finished(finished),
@@ -198,6 +209,8 @@ impl Runner {
                 },
                 () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
             }
+            deadline = self.turn();
+            planned = self.shared.now().mono;
         }
     }
 
