@@ -42,6 +42,11 @@ use crate::report::Report;
 use crate::store::{Opened, Row};
 use crate::watch;
 
+/// How much the threads that upload and fetch give way to those that answer the kernel when the
+/// processors are busy; a nice value.
+#[cfg(target_os = "linux")]
+const BACKGROUND_NICE: i32 = 5;
+
 /// How long the last tasks may take when the process ends.
 const RUNTIME_END: Duration = Duration::from_secs(2);
 
@@ -55,12 +60,22 @@ pub use self::repair::repair;
 pub fn mount(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .on_thread_start(give_way)
         .enable_all()
         .build()
         .map_err(|error| failure(format!("start the runtime: {error}")))?;
     let result = runtime.block_on(run(config, out));
     runtime.shutdown_timeout(RUNTIME_END);
     result
+}
+
+/// Lowers the priority of the calling thread. On Linux each thread has one of its own; elsewhere it
+/// would be the whole process's.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICE) {
+        tracing::debug!(%error, "priority");
+    }
 }
 
 async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {

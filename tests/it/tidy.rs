@@ -91,6 +91,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rand", &["daemon", "engine", "remote"]),
     ("reqwest", &["remote"]),
     ("rusqlite", &["store"]),
+    ("rustix", &["daemon"]),
     ("sd_notify", &["daemon"]),
     ("sha2", &["digest"]),
     ("tokio", &["control", "daemon", "engine", "fs", "remote", "serve", "watch"]),
