@@ -79,6 +79,10 @@ impl From<rusqlite::Error> for StoreError {
 /// Called once with what became of a submission, on a thread of the store.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// Names everything that was submitted before a moment; [`Store::submitted`] gives it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Ticket(u64);
+
 /// What must be durable before rows are; see [`Store::before_sync`].
 pub type BeforeSync = Box<dyn Fn() -> std::io::Result<()> + Send + Sync>;
 
@@ -291,6 +295,30 @@ impl Store {
     /// all who wait at the time.
     pub fn sync(&self, done: Done) {
         self.writer.sync(done);
+    }
+
+    /// Names everything that was submitted so far.
+    #[must_use]
+    pub fn submitted(&self) -> Ticket {
+        self.writer.submitted()
+    }
+
+    /// Calls `done` when everything that `ticket` names is committed; at once, if it is.
+    ///
+    /// *Durability:* safe against a crash of this process when `done` runs.
+    pub fn when_committed(&self, ticket: Ticket, done: Done) {
+        self.writer.when_committed(ticket, done);
+    }
+
+    /// Whether everything that `ticket` names is committed.
+    #[must_use]
+    pub fn is_committed(&self, ticket: Ticket) -> bool {
+        self.writer.is_committed(ticket)
+    }
+
+    /// Calls `done` once everything that `ticket` names is on stable storage.
+    pub fn when_synced(&self, ticket: Ticket, done: Done) {
+        self.writer.when_synced(ticket, done);
     }
 
     /// Has `before` run before rows are made durable: what they speak of must be there first. Once.

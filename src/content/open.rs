@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::working::WorkingFile;
 use crate::node::Ino;
+use crate::store::Ticket;
 
 /// All open files by node.
 #[derive(Debug, Default)]
@@ -51,6 +52,8 @@ pub struct OpenState {
     pub held: bool,
     /// Its working file was made since it was opened, and is not on stable storage as a whole.
     pub fresh: bool,
+    /// What the last seal submitted to the store.
+    pub sealed_at: Ticket,
     /// Counts changes, so that a reader of the whole can tell whether it saw one version.
     pub generation: u64,
     /// What it was for those who have it open, until the kernel knows that it is something else.
@@ -190,6 +193,7 @@ impl OpenFile {
                 writers: 0,
                 held: false,
                 fresh: false,
+                sealed_at: Ticket::default(),
                 generation: 0,
                 before: None,
             }),

@@ -14,7 +14,7 @@ use super::outbox::Change;
 use crate::ignore_rules::Rules;
 use crate::node::{Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::{PathError, WsPath, check_name};
-use crate::record::{BaseContent, Op};
+use crate::record::{BaseContent, Op, RecordState};
 use crate::revision::Base;
 use crate::store::Row;
 
@@ -297,6 +297,25 @@ impl Core {
         true
     }
 
+    /// Has the record of a file that is about to change wait for that, when it was never sent and
+    /// would take the change up. Returns whether there is one.
+    pub fn hold_unsent(&mut self, ino: Ino, now: Now) -> bool {
+        let Some(path) = self.tree.path_of(ino) else { return false };
+        let unsent = self.outbox.lane(&path).is_some_and(|lane| {
+            let record = &lane.current.record;
+            record.op == Op::Put
+                && record.ino == Some(ino)
+                && record.state == RecordState::Waiting
+                && record.attempts == 0
+                && lane.after.is_empty()
+        });
+        if unsent {
+            let until = now.mono + self.settings.open_hold;
+            self.outbox.mark(&path, |slot| slot.held_until = Some(until));
+        }
+        unsent
+    }
+
     /// Takes up new rules: what is no longer local-only is recorded, what now is, is not sent.
     pub fn set_rules(&mut self, rules: Rules, now: Now, changes: &mut Changes) {
         self.rules = rules;
@@ -314,9 +333,10 @@ impl Core {
                 node.local_only = is;
             }
             self.put_node(ino, changes);
-            let in_flight = self.outbox.lane(&path).is_some_and(|lane| {
-                lane.current.record.state == crate::record::RecordState::Flight
-            });
+            let in_flight = self
+                .outbox
+                .lane(&path)
+                .is_some_and(|lane| lane.current.record.state == RecordState::Flight);
             if is && !in_flight {
                 self.drop_record(&path, changes);
             } else if !is {

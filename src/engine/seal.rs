@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::content::open::{Body, OpenState};
 use crate::ignore_rules::{RULES_NAME, Rules};
 use crate::node::{BlobId, Content, FileId, Ino};
-use crate::store::{Done, Row, StoreError};
+use crate::store::{Done, Row, StoreError, Ticket};
 
 /// Bytes that were written but neither closed nor synced are committed at the latest after this
 /// (`docs/semantics.md`, section 1), with room for the tick that looks.
@@ -33,12 +33,8 @@ impl Shared {
                 state.held = false;
                 self.release_hold(ino);
             }
-            if state.generation > 0 {
-                // An earlier seal that nobody waited for may still be on its way to the disk.
-                self.store.commit(Vec::new(), done);
-            } else {
-                done(Ok(()));
-            }
+            // An earlier seal that nobody waited for may still be on its way to the disk.
+            self.store.when_committed(state.sealed_at, done);
             return;
         }
         let bytes = match &mut state.body {
@@ -80,6 +76,7 @@ impl Shared {
             core.seal(ino, &Sealed { content, size, mtime, ctime, held_until }, now, changes);
             Ok(())
         });
+        state.sealed_at = self.store.submitted();
         failpoint!("seal.submitted");
         self.withdraw_base(offered);
         if let Some(bytes) = bytes {
@@ -220,7 +217,10 @@ impl Shared {
     ///
     /// # Errors
     /// When the store refuses.
-    pub fn note_disk_write(&self, ino: Ino, mtime: Timestamp) -> io::Result<()> {
+    pub fn note_disk_write(&self, ino: Ino, sealed_at: Ticket, mtime: Timestamp) -> io::Result<()> {
+        if self.is_noted(ino, sealed_at) {
+            return Ok(());
+        }
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| drop(tell.send(result)));
         let offered = self.offer_base(ino);
@@ -248,6 +248,21 @@ impl Shared {
         }
         failpoint!("disk_write.noted");
         Ok(())
+    }
+
+    /// Whether the database speaks of the file as it is about to be: by a record that was not sent
+    /// yet. The record waits for the file to be closed from now on.
+    fn is_noted(&self, ino: Ino, sealed_at: Ticket) -> bool {
+        sealed_at != Ticket::default()
+            && self.store.is_committed(sealed_at)
+            && self.step(|core, now, _| {
+                let body = core.tree.get(ino).and_then(|node| node.body()).copied();
+                // Checksums that are stored have to go first.
+                body.is_some_and(|body| match body.content {
+                    Content::File(file) => !self.contents.blocks(file).is_complete(body.size),
+                    _ => false,
+                }) && core.hold_unsent(ino, now)
+            })
     }
 
     /// Takes up the rules that `.mountignore` holds now. What it holds only at the remote is taken

@@ -356,6 +356,8 @@ impl Fs {
         }
         state.fresh = false;
         let shared = Arc::clone(&self.shared);
+        // What other calls on the file have submitted counts as well; the seal comes after it.
+        let earlier = self.shared.store.submitted();
         self.shared.seal(
             file.ino,
             &mut state,
@@ -363,7 +365,7 @@ impl Fs {
             Box::new(move |result| match result {
                 Ok(()) => {
                     failpoint!("fs.fsync.sealed");
-                    shared.store.sync(to_reply(reply));
+                    shared.store.when_synced(earlier, to_reply(reply));
                 }
                 Err(error) => reply(Err(error.into())),
             }),
@@ -495,7 +497,7 @@ fn write_at(
         }
         Body::Disk(file) => {
             if newly_dirty {
-                shared.note_disk_write(ino, now.wall)?;
+                shared.note_disk_write(ino, state.sealed_at, now.wall)?;
                 state.held = true;
             }
             failpoint!("fs.write.disk");
@@ -523,7 +525,7 @@ fn set_len(shared: &Shared, ino: Ino, state: &mut OpenState, size: u64) -> Resul
         Body::Memory(bytes) => bytes.resize(to_usize(size)?, 0),
         Body::Disk(file) => {
             if newly_dirty {
-                shared.note_disk_write(ino, now.wall)?;
+                shared.note_disk_write(ino, state.sealed_at, now.wall)?;
                 state.held = true;
             }
             file.set_len(size)?;

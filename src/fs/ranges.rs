@@ -111,7 +111,7 @@ fn allocate(
         Body::Disk(file) => {
             let file = Arc::clone(file);
             if newly_dirty {
-                shared.note_disk_write(ino, now.wall)?;
+                shared.note_disk_write(ino, state.sealed_at, now.wall)?;
                 state.held = true;
             }
             file.allocate(how, offset, len)?;

@@ -319,3 +319,40 @@ fn conflicts_open_and_resolved_are_read_back() {
     assert_eq!(loaded.conflicts, all);
     assert!(loaded.damaged.is_empty(), "{:?}", loaded.damaged);
 }
+
+#[test]
+fn a_ticket_is_good_once_what_came_before_it_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("state.db")).unwrap();
+    assert!(store.is_committed(Ticket::default()), "nothing is always committed");
+    let (tell, told) = std::sync::mpsc::channel();
+    for number in 0..50 {
+        store.put(vec![Row::PutBlob(BlobId(number), Bytes::from(vec![7; 100]))]);
+        let ticket = store.submitted();
+        let (inner, id) = (store.clone(), BlobId(number));
+        let tell = tell.clone();
+        store.when_committed(
+            ticket,
+            Box::new(move |result| {
+                result.unwrap();
+                assert!(inner.is_committed(ticket));
+                tell.send(inner.blob(id).unwrap().is_some()).unwrap();
+            }),
+        );
+    }
+    drop(tell);
+    assert_eq!(told.iter().filter(|is_there| *is_there).count(), 50);
+    // What is committed is told at once, on the thread that asks.
+    let asks = std::thread::current().id();
+    store.when_committed(
+        store.submitted(),
+        Box::new(move |result| {
+            result.unwrap();
+            assert_eq!(std::thread::current().id(), asks);
+        }),
+    );
+    store.close().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    store.when_synced(store.submitted(), Box::new(move |result| drop(tell.send(result))));
+    assert_eq!(told.recv().unwrap(), Err(StoreError::Closed), "nobody is left who could sync");
+}

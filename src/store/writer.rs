@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use super::place::Place;
 use super::reserve::Reserve;
 use super::rows::newest_only;
-use super::{BeforeSync, Done, Row, StoreError};
+use super::{BeforeSync, Done, Row, StoreError, Ticket};
 use crate::node::Content;
 
 /// Bound of the time after which a commit is on stable storage without anybody asking
@@ -60,10 +60,14 @@ struct Shared {
     gate: Mutex<()>,
     /// A sync of the log failed: what it holds is safe only once a checkpoint copied it.
     doubt: AtomicBool,
+    /// Up to where everything that was submitted is committed.
+    committed: AtomicU64,
 }
 
 #[derive(Default)]
 struct Queue {
+    /// Counts submissions of rows.
+    submitted: u64,
     rows: Vec<Row>,
     done: Vec<Done>,
     checkpoint: bool,
@@ -107,6 +111,7 @@ impl Writer {
             before_sync: OnceLock::new(),
             gate: Mutex::default(),
             doubt: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
         });
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
@@ -132,23 +137,51 @@ impl Writer {
             }
             return;
         }
+        queue.submitted += u64::from(!rows.is_empty());
         queue.rows.extend(rows);
         queue.done.extend(done);
         drop(queue);
         self.shared.work.notify_one();
     }
 
+    pub(super) fn submitted(&self) -> Ticket {
+        Ticket(lock(&self.shared.queue).submitted)
+    }
+
+    /// Calls `done` when everything up to `ticket` is committed; at once if it is.
+    pub(super) fn when_committed(&self, ticket: Ticket, done: Done) {
+        if self.is_committed(ticket) {
+            done(Ok(()));
+        } else {
+            self.submit(Vec::new(), Some(done));
+        }
+    }
+
+    /// Calls `done` when everything up to `ticket` is on stable storage.
+    pub(super) fn when_synced(&self, ticket: Ticket, done: Done) {
+        if self.is_committed(ticket) {
+            self.shared.wait_for_sync(done);
+        } else {
+            self.sync_in_turn(done);
+        }
+    }
+
+    pub(super) fn is_committed(&self, ticket: Ticket) -> bool {
+        ticket.0 <= self.shared.committed.load(Ordering::Acquire)
+    }
+
     pub(super) fn sync(&self, done: Done) {
+        self.when_synced(self.submitted(), done);
+    }
+
+    fn sync_in_turn(&self, done: Done) {
         // Passing through the writer first orders the sync after all earlier submissions.
         let shared = Arc::clone(&self.shared);
         self.submit(
             Vec::new(),
             Some(Box::new(move |result| match result {
                 Err(error) => done(Err(error)),
-                Ok(()) => {
-                    lock(&shared.syncs).waiting.push(done);
-                    shared.sync_work.notify_one();
-                }
+                Ok(()) => shared.wait_for_sync(done),
             })),
         );
     }
@@ -216,7 +249,7 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
     let mut rows: Vec<Row> = Vec::new();
     let mut log_bytes_seen = 0_u64;
     loop {
-        let (done, checkpoint, stop) = {
+        let (done, checkpoint, stop, submitted) = {
             let mut queue = lock(&shared.queue);
             while queue.rows.is_empty() && queue.done.is_empty() && !queue.checkpoint && !queue.stop
             {
@@ -233,7 +266,7 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
             }
             rows.append(&mut queue.rows);
             let done = std::mem::take(&mut queue.done);
-            (done, std::mem::take(&mut queue.checkpoint), queue.stop)
+            (done, std::mem::take(&mut queue.checkpoint), queue.stop, queue.submitted)
         };
         newest_only(&mut rows);
         let gate = name_files(&rows).then(|| lock(&shared.gate));
@@ -241,6 +274,7 @@ fn write_loop(shared: &Shared, mut connection: Connection) {
         drop(gate);
         match &result {
             Ok(()) => {
+                shared.committed.store(submitted, Ordering::Release);
                 if !rows.is_empty() {
                     log_bytes_seen += rows.iter().map(weight).sum::<u64>();
                     rows.clear();
@@ -358,6 +392,17 @@ impl Shared {
             result = commit(connection, rows);
         }
         result
+    }
+
+    /// Has `done` called by the next sync; what it waits for is committed.
+    fn wait_for_sync(&self, done: Done) {
+        let mut syncs = lock(&self.syncs);
+        if syncs.stop {
+            drop(syncs);
+            return done(Err(StoreError::Closed));
+        }
+        syncs.waiting.push(done);
+        self.sync_work.notify_one();
     }
 
     /// Makes every commit durable, and before them the files they speak of.
