@@ -604,3 +604,70 @@ fn what_the_server_accepted_is_not_older_here_after_a_power_cut() {
         });
     }
 }
+
+/// The power goes while the copies of conflicts are written and theirs take the names: what is listed is
+/// whole, and ours, which was synced, is in the file or in a copy.
+#[test]
+fn a_power_cut_during_a_conflict_copy_loses_neither_side() {
+    crate::fuse_or_skip!();
+    let seed = seed();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let server = Serve::new(Kind::Extended);
+    let (mut powered, _) = begin(&server);
+    let content = |number, len| [vec![0], bytes(number, len)].concat();
+    let sides: Vec<(&str, Vec<u8>, Vec<u8>)> = vec![
+        ("/small", content(300, 3000), content(301, 2000)),
+        ("/large", content(302, 200_000), content(303, 180_000)),
+    ];
+    for (path, ours, _) in &sides {
+        std::fs::write(powered.mount.at(&path[1..]), &ours[..1000]).unwrap();
+    }
+    powered.mount.flush();
+    assert!(powered.mount.ctl(&["pause"]).status.success());
+    for (path, ours, theirs) in &sides {
+        Op::WriteSynced(path, ours.clone()).perform(&powered.mount.path()).unwrap();
+        server.http.put(path, theirs);
+    }
+    powered.disk().watch(seed, 2, || 0);
+    assert!(powered.mount.ctl(&["resume"]).status.success());
+    let open = |mount: &Mount| mount.status()["conflicts"]["open"].as_u64();
+    wait_for("the conflicts", || (open(&powered.mount) == Some(2)).then_some(()));
+    std::fs::File::open(powered.mount.path()).unwrap().sync_all().unwrap();
+    let mut cuts = powered.disk().cuts();
+    let most = number("CUTS", 12) as usize;
+    eprintln!("{} moments noted, at most {most} looked at", cuts.len());
+    assert!(!cuts.is_empty());
+    while cuts.len() > most {
+        cuts.remove(rng.random_range(0..cuts.len()));
+    }
+    for (number, cut) in cuts.iter().enumerate() {
+        let context = format!("SEED={seed}, cut {number}, {:?} lost", cut.loss);
+        powered.replace(&cut.image);
+        powered.mount.start();
+        powered.mount.ctl(&["resume"]);
+        wait_for("both are settled", || {
+            let quiet = powered.mount.status()["uploads"]["queued"] == 0;
+            (quiet && open(&powered.mount) == Some(2)).then_some(())
+        });
+        let folder = powered.mount.state().join("conflicts");
+        let copies: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let held = |side: &str, bytes: &[u8]| {
+            copies.iter().any(|copy| std::fs::read(copy.join(side)).is_ok_and(|it| it == bytes))
+        };
+        for (path, ours, theirs) in &sides {
+            assert!(held("local", ours), "{context}: ours of {path}");
+            assert!(held("remote", theirs), "{context}: theirs of {path}");
+            assert!(std::fs::read(powered.mount.at(&path[1..])).unwrap() == *theirs, "{context}");
+            assert!(server.http.get(path).unwrap().0 == *theirs, "{context}: {path} was replaced");
+        }
+        let listed = powered.mount.ctl(&["conflicts", "list", "--resolved", "--json"]).stdout;
+        let listed = String::from_utf8(listed).unwrap();
+        for copy in &copies {
+            let name = copy.file_name().unwrap().to_str().unwrap();
+            // One of which a part is missing is set aside, and ours is copied again.
+            let told = listed.contains(name) || name.contains(".corrupt.");
+            assert!(told, "{context}: nothing lists {name}: {listed}");
+        }
+    }
+}
