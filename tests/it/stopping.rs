@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -287,6 +287,55 @@ fn a_large_open_file_is_sealed() {
         assert!(server.get("/grown").unwrap().0 == expected, "grown differs");
         assert_eq!(server.get("/small").unwrap().0, b"a small one");
     }
+}
+
+/// A folder's mount, also shown in another place, as containers do.
+struct Shown(PathBuf);
+
+impl Shown {
+    fn at(from: &Path, place: &Path) -> Self {
+        let output = Command::new("mount").arg("--bind").args([from, place]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(&self.0).output());
+    }
+}
+
+/// Dead mounts that lie on top of each other are all cleared by a plain start; where one is also
+/// shown in another place, that is somebody else's and stays.
+#[test]
+fn dead_mounts_on_top_of_each_other_are_cleared_and_no_others() {
+    fuse_or_skip!();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: who is not root mounts nothing twice");
+        return;
+    }
+    let server = TestServer::new();
+    let mut mount = Mount::of(&server);
+    mount.wait_synced();
+    shell(&mount.path(), "echo one > one");
+    mount.flush();
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    let shown = Shown::at(&mount.path(), place);
+    let again = Shown::at(&mount.path(), &mount.path());
+    assert_eq!(mount_entries(&mount), 2);
+    assert_eq!(fs::read(place.join("one")).unwrap(), b"one\n");
+    mount.kill9();
+    assert_eq!(mount_entries(&mount), 2, "both are dead");
+    mount.start();
+    assert_eq!(mount_entries(&mount), 1);
+    assert_eq!(fs::read(mount.at("one")).unwrap(), b"one\n");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(mounts.contains(&format!(" {} ", place.display())), "{mounts}");
+    std::mem::forget(again);
+    drop(shown);
+    end(&mut mount, Way::Term);
 }
 
 /// A mount left behind by a kill is cleared by a plain start; there is one mount, not two on top
