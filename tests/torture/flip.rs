@@ -56,7 +56,13 @@ impl Flip {
 }
 
 fn flip_large(state: &Path, rng: &mut SmallRng) -> Option<Vec<u8>> {
+    // Of one that was written when the daemon died nothing is known, so nothing can be noticed.
+    let known = with_checksums(state)?;
     let mut paths = working_files(state);
+    paths.retain(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        name.is_some_and(|file| known.contains(&file))
+    });
     if paths.is_empty() {
         return None;
     }
@@ -65,6 +71,19 @@ fn flip_large(state: &Path, rng: &mut SmallRng) -> Option<Vec<u8>> {
     content::author(&before)?;
     flip(&path, &before, rng);
     Some(before)
+}
+
+/// The working files whose checksums the database has.
+fn with_checksums(state: &Path) -> Option<Vec<i64>> {
+    // A copy is looked at: looking at the database itself would use up its log.
+    let copy = tempfile::tempdir().unwrap();
+    for name in &DATABASE[..2] {
+        drop(std::fs::copy(state.join(name), copy.path().join(name)));
+    }
+    let database = rusqlite::Connection::open(copy.path().join("state.db")).ok()?;
+    let mut query = database.prepare("SELECT file FROM sums").ok()?;
+    let rows = query.query_map([], |row| row.get(0)).ok()?;
+    Some(rows.filter_map(Result::ok).collect())
 }
 
 fn working_files(state: &Path) -> Vec<PathBuf> {
