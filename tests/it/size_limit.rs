@@ -34,6 +34,9 @@ fn writing_past_what_the_server_takes_fails_at_the_call() {
     drop(file);
     let small = File::create(mount.at("small")).unwrap();
     assert_eq!(small.set_len(1 << 30).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    let none = nix::fcntl::FallocateFlags::empty();
+    let refused = nix::fcntl::fallocate(&small, none, 0, 1 << 30);
+    assert_eq!(refused, Err(nix::errno::Errno::EFBIG));
     drop(small);
     assert!(fs::read(mount.at("f")).unwrap() == content);
 
