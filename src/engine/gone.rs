@@ -32,7 +32,7 @@ impl Core {
         changes: &mut Changes,
     ) {
         let told = self.gone.told.remove(path);
-        if self.is_pending(path) || told.is_some_and(|told| is_told(revision, told.as_ref())) {
+        if told.is_some_and(|told| is_told(revision, told.as_ref())) {
             return;
         }
         if self.gone.paths.len() >= GONE_MAX

@@ -221,6 +221,9 @@ impl Core {
         };
         let may_be_older =
             source == Source::Stream && !ours.revision.as_ref().is_some_and(has_order);
+        if may_be_older && self.recheck.contains(path) {
+            return Inbound::Busy;
+        }
         if needs_swap && (!quiet || may_be_older || must_be_read(file)) {
             self.note_recheck(path, changes);
             return Inbound::Busy;
