@@ -16,6 +16,7 @@
 
 mod attributes;
 mod batching;
+mod both_sides;
 mod conflict_copies;
 mod conflict_workflow;
 mod conflicts;
