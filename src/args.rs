@@ -32,6 +32,9 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Serve workspaces over HTTP from a folder, for several mounts and machines
     Serve(ServeArgs),
+    /// Wake those who watch a mounted folder; started by `mount` for itself
+    #[command(hide = true)]
+    WakeWatchers,
 }
 
 const MOUNT_HELP: &str = "\

@@ -32,6 +32,7 @@ pub mod local;
 pub mod merge;
 #[cfg(test)]
 mod model;
+pub mod news;
 pub mod outbox;
 pub mod plan;
 mod reads;

@@ -9,6 +9,7 @@ pub mod mountpoint;
 mod replies;
 mod requests;
 pub mod session;
+pub mod waking;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -25,8 +26,11 @@ use fuser::{
 use jiff::Timestamp;
 
 use self::errno::errno;
-use self::replies::{GENERATION, TTL, attr, attributes, empty, entry, file_type, written, xattr};
+use self::replies::{
+    GENERATION, TTL, attr, attributes, empty, entry, file_type, passing, written, xattr,
+};
 use self::requests::{allocation, creator, ino, may_keep_privileges, name, open_mode, xattr_mode};
+use self::waking::{Looks, Waking};
 use crate::engine::local::{LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
 use crate::fs::{Attributes, Fs, FsError, Opened, Seek};
@@ -37,13 +41,14 @@ use crate::path::NAME_BYTES_MAX;
 #[derive(Debug)]
 pub struct FuseFs {
     fs: Arc<Fs>,
+    waking: Arc<Waking>,
 }
 
 impl FuseFs {
-    /// Serves `fs`.
+    /// Serves `fs`; requests by which watchers are woken are answered by `waking`.
     #[must_use]
-    pub fn new(fs: Arc<Fs>) -> Self {
-        Self { fs }
+    pub fn new(fs: Arc<Fs>, waking: Arc<Waking>) -> Self {
+        Self { fs, waking }
     }
 }
 
@@ -68,7 +73,14 @@ impl Filesystem for FuseFs {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEntry) {
+        if self.waking.is_from(request) {
+            match self.waking.looks(ino(parent), at) {
+                Looks::Plain => {}
+                Looks::Absent => return reply.error(errno(&LocalError::NotFound.into())),
+                Looks::Before(attributes) => return passing(reply, &attributes),
+            }
+        }
         let found = name(at).and_then(|name| self.fs.lookup(ino(parent), name));
         match found {
             Err(FsError::Local(LocalError::NotFound)) if at.len() <= NAME_BYTES_MAX => {
@@ -113,6 +125,9 @@ impl Filesystem for FuseFs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        if self.waking.is_from(request) {
+            return attributes(reply, self.fs.attributes(ino(number)));
+        }
         let wall = self.fs.shared().now().wall;
         let time = |at: TimeOrNow| match at {
             TimeOrNow::Now => wall,
@@ -143,6 +158,9 @@ impl Filesystem for FuseFs {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        if self.waking.is_from(request) {
+            return entry(reply, self.waking.done(ino(parent), at));
+        }
         use nix::libc::{S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK};
         let name = match name(at) {
             Ok(name) => name,
@@ -173,6 +191,9 @@ impl Filesystem for FuseFs {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        if self.waking.is_from(request) {
+            return entry(reply, self.waking.done(ino(parent), at));
+        }
         match name(at) {
             Ok(name) => {
                 let answer = Box::new(move |result| entry(reply, result));
@@ -182,7 +203,10 @@ impl Filesystem for FuseFs {
         }
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEmpty) {
+        if self.waking.is_from(request) {
+            return empty(reply, self.waking.done(ino(parent), at).map(drop));
+        }
         match name(at) {
             Ok(name) => {
                 self.fs.unlink(ino(parent), name, Box::new(move |result| empty(reply, result)));
@@ -191,7 +215,10 @@ impl Filesystem for FuseFs {
         }
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, at: &OsStr, reply: ReplyEmpty) {
+        if self.waking.is_from(request) {
+            return empty(reply, self.waking.done(ino(parent), at).map(drop));
+        }
         match name(at) {
             Ok(name) => {
                 self.fs.remove_dir(ino(parent), name, Box::new(move |result| empty(reply, result)));
@@ -208,6 +235,9 @@ impl Filesystem for FuseFs {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        if self.waking.is_from(request) {
+            return entry(reply, self.waking.done(ino(parent), at));
+        }
         match name(at).and_then(|at| Ok((at, name(target.as_os_str())?))) {
             Ok((name, target)) => {
                 let answer = Box::new(move |result| entry(reply, result));
@@ -259,6 +289,9 @@ impl Filesystem for FuseFs {
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.waking.is_from(request) {
+            return reply.opened(FileHandle(waking::HANDLE), FopenFlags::FOPEN_KEEP_CACHE);
+        }
         if flags.0 & nix::libc::O_TRUNC != 0 && !may_keep_privileges(request) {
             self.fs.drop_privileges(ino(number));
         }
@@ -343,6 +376,9 @@ impl Filesystem for FuseFs {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        if handle.0 == waking::HANDLE {
+            return reply.ok();
+        }
         self.fs.flush(handle.0, Box::new(move |result| empty(reply, result)));
     }
 
@@ -356,6 +392,9 @@ impl Filesystem for FuseFs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if handle.0 == waking::HANDLE {
+            return reply.ok();
+        }
         self.fs.release(handle.0, Box::new(move |result| empty(reply, result)));
     }
 

@@ -17,6 +17,7 @@ pub mod telemetry;
 
 pub mod control;
 pub mod fuse;
+pub mod waker;
 pub mod watch;
 
 pub mod fs;

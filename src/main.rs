@@ -12,7 +12,7 @@ use mountd::args::{Cli, Command, ProbeArgs, RepairArgs};
 use mountd::clock::SystemClock;
 use mountd::config::{Config, DaemonEnv, RepairConfig};
 use mountd::report::Report;
-use mountd::{daemon, serve, telemetry};
+use mountd::{daemon, serve, telemetry, waker};
 use serde::Serialize;
 
 /// The version of this program.
@@ -50,8 +50,15 @@ fn run(cli: Cli) -> Result<ExitCode, Report> {
         }
         Command::Repair(args) => repair(&args, &mut out),
         Command::Probe(args) => probe(&args, &mut out),
+        Command::WakeWatchers => wake_watchers(),
         Command::Serve(args) => serve::serve(args, &mut out).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// Serves a daemon that started this process for that.
+fn wake_watchers() -> Result<ExitCode, Report> {
+    let ended = waker::serve(io::stdin().lock(), &mut io::stdout().lock());
+    Ok(if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Checks a state folder and says what was found.

@@ -13,6 +13,7 @@ use super::gone::Gone;
 use super::guard::Guards;
 use super::link::saved::Saved;
 use super::link::{Link, Pause};
+use super::news::News;
 use super::outbox::{Change, Outbox, Stamp};
 use super::reads::Overtaken;
 pub use super::stats::{LastBatch, Stats};
@@ -72,6 +73,8 @@ pub struct Changes {
     pub trash: Vec<FileId>,
     /// Changes made here that were recorded, for those who follow along.
     pub recorded: Vec<(Op, WsPath)>,
+    /// What has come from the remote, for those who watch the folder.
+    pub news: Vec<News>,
     /// What a person is asked from now on, in words.
     pub asked: Vec<String>,
 }

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
+use super::news::NewsKind;
 use super::outbox::Lane;
 use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::WsPath;
@@ -235,6 +236,9 @@ impl Core {
         if needs_swap {
             self.replace(ino, file, now, changes);
         }
+        if needs_swap {
+            self.tell(NewsKind::Changed, ino, changes);
+        }
         if was_shown {
             changes.invalidations.push(Invalidation::Node(ino));
         }
@@ -320,6 +324,7 @@ impl Core {
         loop {
             let Some(node) = self.tree.get(at) else { return };
             let (parent, name) = (node.parent, Arc::clone(&node.name));
+            self.tell(NewsKind::Removed, at, changes);
             self.detach(at, true, changes);
             changes.invalidations.push(Invalidation::Entry { parent, name });
             if let Some(folder) = self.tree.get_mut(parent) {
@@ -553,6 +558,9 @@ impl Core {
         }
         changes.invalidations.push(Invalidation::Entry { parent, name: Arc::from(name) });
         changes.invalidations.push(Invalidation::Node(parent));
+        if let Some(ino) = self.tree.child(parent, name) {
+            self.tell(NewsKind::Created, ino, changes);
+        }
     }
 }
 

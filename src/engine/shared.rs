@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use tokio::sync::{Notify, broadcast};
 
 use super::core::{Changes, Core, Invalidation, Now};
+use super::news::News;
 use super::waits::Waits;
 use crate::clock::SharedClock;
 use crate::content::Contents;
@@ -75,6 +76,9 @@ pub trait Invalidate: Send + Sync + std::fmt::Debug {
     /// Has `then` run when nothing about the node is still to be told: now, or by the one who tells.
     /// Returns whether that is later.
     fn when_told(&self, ino: Ino, then: Box<dyn FnOnce() + Send>) -> bool;
+
+    /// Has those who watch the folder woken, after what was queued before; returns at once.
+    fn wake(&self, news: Vec<News>);
 }
 
 /// Everything the threads of a mount share.
@@ -258,6 +262,12 @@ impl Shared {
         let all = std::mem::take(&mut changes.invalidations);
         if !all.is_empty() {
             self.invalidate(all);
+        }
+        let news = std::mem::take(&mut changes.news);
+        if !news.is_empty()
+            && let Some(invalidate) = self.invalidate.get()
+        {
+            invalidate.wake(news);
         }
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::copies::NewContent;
 use super::core::{Changes, Core, Invalidation, Now};
 use super::inbound::Source;
+use super::news::NewsKind;
 use super::settle::{Verdict, settle};
 use crate::digest::Digest;
 use crate::node::{Content, FileBody, Node, Synced};
@@ -174,6 +175,7 @@ impl Core {
             Some(ino) if self.tree.get(ino).is_some_and(|node| !node.is_dir()) => {
                 self.adopt_version(ino, theirs, changes);
                 self.replace(ino, theirs, now, changes);
+                self.tell(NewsKind::Changed, ino, changes);
                 changes.invalidations.push(Invalidation::Node(ino));
             }
             // Ours went meanwhile, or a folder took the name.
@@ -219,6 +221,7 @@ impl Core {
                 }
             }
             self.put_node(ino, changes);
+            self.tell(NewsKind::Changed, ino, changes);
             changes.invalidations.push(Invalidation::Node(ino));
         }
         self.outbox.update(path, &mut changes.rows, |slot| {

@@ -15,6 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::{INodeNo, Notifier};
 
+use super::waking::Waking;
+use crate::engine::news::{News, NewsKind};
 use crate::engine::shared::Invalidate;
 use crate::engine::{Invalidation, Shared};
 use crate::node::{Ino, ROOT};
@@ -26,6 +28,7 @@ const QUEUE_MAX: usize = 65_536;
 #[derive(Debug)]
 pub struct Invalidator {
     shared: Arc<QueueShared>,
+    waking: Arc<Waking>,
 }
 
 #[derive(Debug)]
@@ -85,13 +88,17 @@ impl Invalidator {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(notifier: Notifier, mount: Weak<Shared>) -> std::io::Result<Arc<Self>> {
+    pub fn start(
+        notifier: Notifier,
+        mount: Weak<Shared>,
+        waking: Arc<Waking>,
+    ) -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(QueueShared { queue: Mutex::default(), work: Condvar::new() });
         let for_thread = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("invalidation".to_owned())
             .spawn(move || tell_loop(&for_thread, &notifier, &mount))?;
-        Ok(Arc::new(Self { shared }))
+        Ok(Arc::new(Self { shared, waking }))
     }
 
     /// Tells nothing any more; what waits is dropped. Before unmounting.
@@ -143,6 +150,15 @@ impl Invalidate for Invalidator {
             then();
         }
         later
+    }
+
+    fn wake(&self, news: Vec<News>) {
+        for one in news {
+            // Who is woken looks, and must find what is new.
+            let told = if one.kind == NewsKind::Changed { one.ino } else { one.parent };
+            let waking = Arc::clone(&self.waking);
+            self.when_told(told, Box::new(move || waking.push(one)));
+        }
     }
 }
 

@@ -66,6 +66,11 @@ pub(super) fn entry(reply: ReplyEntry, result: Result<Attributes, FsError>) {
     }
 }
 
+/// Answers an entry that is not to be remembered.
+pub(super) fn passing(reply: ReplyEntry, attributes: &Attributes) {
+    reply.entry_with_ttls(&Duration::ZERO, &Duration::ZERO, &attr(attributes).0, GENERATION);
+}
+
 pub(super) fn empty(reply: ReplyEmpty, result: Result<(), FsError>) {
     match result {
         Ok(()) => reply.ok(),

@@ -10,6 +10,7 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use super::FuseFs;
 use super::invalidation::Invalidator;
 use super::mountpoint::{SOURCE_PREFIX, detach};
+use super::waking::Waking;
 use crate::fs::Fs;
 
 /// What can be chosen about the kernel side of a mount.
@@ -30,6 +31,7 @@ pub struct SessionOptions {
 pub struct Mounted {
     path: PathBuf,
     invalidator: Arc<Invalidator>,
+    waking: Arc<Waking>,
     loops: JoinHandle<io::Result<()>>,
 }
 
@@ -79,9 +81,13 @@ impl Mounted {
         config.n_threads = Some(if cfg!(target_os = "linux") { options.threads } else { 1 });
         config.clone_fd = cfg!(target_os = "linux");
         let shared = Arc::clone(fs.shared());
-        let session = Session::new(FuseFs::new(fs), path, &config).map_err(refused)?;
+        let waking = Waking::new(&fs, path);
+        let session =
+            Session::new(FuseFs::new(fs, Arc::clone(&waking)), path, &config).map_err(refused)?;
+        waking.start(session.notifier()).map_err(refused)?;
+        let (notifier, mount) = (session.notifier(), Arc::downgrade(&shared));
         let invalidator =
-            Invalidator::start(session.notifier(), Arc::downgrade(&shared)).map_err(refused)?;
+            Invalidator::start(notifier, mount, Arc::clone(&waking)).map_err(refused)?;
         shared.set_invalidate(Arc::clone(&invalidator) as _);
         let loops = std::thread::Builder::new()
             .name("fuse-session".to_owned())
@@ -91,7 +97,7 @@ impl Mounted {
                 result
             })
             .map_err(refused)?;
-        Ok(Self { path: path.to_owned(), invalidator, loops })
+        Ok(Self { path: path.to_owned(), invalidator, waking, loops })
     }
 
     /// Gives the mount point back. Files that are still open there keep the kernel side alive
@@ -101,6 +107,7 @@ impl Mounted {
     /// When it cannot be unmounted.
     pub fn unmount(self) -> io::Result<()> {
         self.invalidator.disarm();
+        self.waking.stop();
         detach(&self.path)?;
         if self.loops.is_finished()
             && let Ok(Err(error)) = self.loops.join()

@@ -47,4 +47,5 @@ mod stopping;
 mod support;
 mod tidy;
 mod two_mounts;
+mod watching;
 mod wrong_input;
