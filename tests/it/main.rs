@@ -46,6 +46,7 @@ mod stopping;
 #[allow(dead_code, reason = "tests/failpoints uses parts of it that these tests do not")]
 mod support;
 mod tidy;
+mod toolchains;
 mod two_mounts;
 mod watching;
 mod wrong_input;
