@@ -21,6 +21,7 @@ mod conflict_copies;
 mod conflict_workflow;
 mod conflicts;
 mod control;
+mod crowds;
 mod damage;
 mod disk_full;
 mod doctor;
