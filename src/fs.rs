@@ -27,7 +27,7 @@ use crate::node::{Content, Ino, Kind, Node, Special};
 use crate::remote::RemoteError;
 use crate::store::StoreError;
 
-pub use self::files::{OpenMode, Opened};
+pub use self::files::{OpenMode, Opened, Place};
 pub use crate::content::working::{Allocation, Seek};
 
 /// Why a call fails. One function turns it into an errno (`fuse/errno.rs`).

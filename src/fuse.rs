@@ -29,7 +29,9 @@ use self::errno::errno;
 use self::replies::{
     GENERATION, TTL, attr, attributes, empty, entry, file_type, passing, written, xattr,
 };
-use self::requests::{allocation, creator, ino, may_keep_privileges, name, open_mode, xattr_mode};
+use self::requests::{
+    allocation, creator, ino, may_keep_privileges, name, open_mode, place, xattr_mode,
+};
 use self::waking::{Looks, Waking};
 use crate::engine::local::{LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
@@ -358,14 +360,14 @@ impl Filesystem for FuseFs {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.fs.drop_privileges(ino(number));
         }
-        self.fs.write(handle.0, offset, data, written(reply));
+        self.fs.write(handle.0, place(offset, flags, write_flags), data, written(reply));
     }
 
     fn flush(

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::working::WorkingFile;
 use crate::node::Ino;
+use crate::revision::Revision;
 use crate::store::Ticket;
 
 /// All open files by node.
@@ -54,6 +55,9 @@ pub struct OpenState {
     pub fresh: bool,
     /// What the last seal submitted to the store.
     pub sealed_at: Ticket,
+    /// The version of which damage was found while it was open for writing. Until it is closed no other
+    /// takes its place: who read a part of it would write on what was never seen.
+    pub torn_from: Option<Option<Revision>>,
     /// Counts changes, so that a reader of the whole can tell whether it saw one version.
     pub generation: u64,
     /// What it was for those who have it open, until the kernel knows that it is something else.
@@ -129,6 +133,9 @@ impl OpenFiles {
         let mut state = file.lock();
         let last = file.handles.fetch_sub(1, Ordering::AcqRel) == 1;
         state.writers = state.writers.saturating_sub(u32::from(writable));
+        if state.writers == 0 {
+            state.torn_from = None;
+        }
         self.leave(file, state);
         last
     }
@@ -194,6 +201,7 @@ impl OpenFile {
                 held: false,
                 fresh: false,
                 sealed_at: Ticket::default(),
+                torn_from: None,
                 generation: 0,
                 before: None,
             }),

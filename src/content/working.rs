@@ -165,6 +165,16 @@ impl WorkingFile {
     /// # Errors
     /// When the disk refuses, or what is there is not as it was written; nothing was written then.
     pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let written = self.write_some(offset, data)?;
+        let rest = &data[written..];
+        self.file.write_all_at(rest, offset + written as u64).map_err(of_writing)
+    }
+
+    /// Writes at an offset as much as there is room for. What remains of the blocks is compared before.
+    ///
+    /// # Errors
+    /// When the disk refuses, or what is there is not as it was written; nothing was written then.
+    pub fn write_some(&self, offset: u64, data: &[u8]) -> io::Result<usize> {
         let end = offset + data.len() as u64;
         let size = self.size()?;
         let from = offset.min(size);
@@ -173,7 +183,17 @@ impl WorkingFile {
             self.check_edge(end)?;
         }
         self.blocks.forget(from, end);
-        self.file.write_all_at(data, offset).map_err(of_writing)
+        let mut written = 0;
+        while written < data.len() {
+            match self.file.write_at(&data[written..], offset + written as u64) {
+                Ok(0) => break,
+                Ok(more) => written += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if written == 0 => return Err(of_writing(error)),
+                Err(_) => break,
+            }
+        }
+        Ok(written)
     }
 
     /// Cuts or extends it.

@@ -123,8 +123,13 @@ impl Shared {
                     return Recourse::lost("they were set aside before");
                 }
                 Some(now) if now != content => return Recourse::Again,
-                Some(_) => core.tree.path_of(ino),
+                Some(_) => {}
             }
+            if state.writers > 0 {
+                let synced = core.tree.get(ino).and_then(|node| node.synced.as_deref());
+                state.torn_from.get_or_insert(synced.and_then(|synced| synced.revision.clone()));
+            }
+            core.tree.path_of(ino)
         };
         let shown = path.as_ref().map_or("", |path| path.as_str());
         let at = self.clock.wall();

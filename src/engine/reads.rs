@@ -2,7 +2,7 @@
 //! the path, and no change of ours that the remote accepted meanwhile. Else something older would
 //! take the place of something newer, and stay. Pure.
 
-use super::core::{Changes, Core, Now};
+use super::core::{Changes, Core, Invalidation, Now};
 use super::inbound::{Inbound, Source};
 use crate::digest::Digest;
 use crate::node::{Content, Ino, Node, Synced};
@@ -145,6 +145,8 @@ impl Core {
         let is_here = self.tree.path_of(ino).as_ref() == Some(&file.path);
         if !is_renamed && is_here && !older && known != file.revision {
             self.adopt_version(ino, file, changes);
+            // The kernel may hold pages, and the size, of the version before.
+            changes.invalidations.push(Invalidation::Node(ino));
         }
         self.adopt_fetched(ino, content, len, changes);
     }

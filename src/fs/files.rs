@@ -8,10 +8,10 @@ use super::{Attributes, Fs, FsError, Reply};
 use crate::content::OpenFile;
 use crate::content::open::{Body, OpenState};
 use crate::content::working::{WorkingFile, is_damage};
-use crate::engine::Shared;
 use crate::engine::core::SMALL_MAX;
 use crate::engine::damage::Recourse;
 use crate::engine::local::{LocalError, SetAttributes};
+use crate::engine::{Invalidation, Shared};
 use crate::node::{Content, Ino};
 use crate::store::{Done, StoreError};
 
@@ -33,6 +33,15 @@ pub struct OpenMode {
 pub(super) struct Handle {
     pub(super) file: Arc<OpenFile>,
     pub(super) mode: OpenMode,
+}
+
+/// Where a write goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Here.
+    At(u64),
+    /// To the end, of which the kernel believes that it is here. What came from the remote may have moved it.
+    End(u64),
 }
 
 /// A handle for a process.
@@ -143,9 +152,9 @@ impl Fs {
     }
 
     /// Writes at an offset. With `O_SYNC` it answers when the bytes are on stable storage.
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8], reply: Reply<usize>) {
+    pub fn write(&self, handle: u64, place: Place, data: &[u8], reply: Reply<usize>) {
         match self.handle(handle) {
-            Ok(handle) => self.write_to(handle, offset, data, reply),
+            Ok(handle) => self.write_to(handle, place, data, reply),
             Err(error) => reply(Err(error)),
         }
     }
@@ -153,7 +162,7 @@ impl Fs {
     pub(super) fn write_to(
         &self,
         Handle { file, mode }: Handle,
-        offset: u64,
+        place: Place,
         data: &[u8],
         reply: Reply<usize>,
     ) {
@@ -163,7 +172,7 @@ impl Fs {
         let mut state = file.lock();
         match load(&self.shared, file.ino, &mut state) {
             Ok(Readiness::Ready) => {
-                match write_at(&self.shared, file.ino, &mut state, offset, data) {
+                match write_at(&self.shared, file.ino, &mut state, place, data) {
                     Err(FsError::Damaged) => drop(state),
                     written => {
                         drop(state);
@@ -179,7 +188,7 @@ impl Fs {
         }
         let data = Bytes::copy_from_slice(data);
         let write = move |shared: &Shared, ino, state: &mut OpenState| {
-            write_at(shared, ino, state, offset, &data)
+            write_at(shared, ino, state, place, &data)
         };
         self.with_bytes(file, write, reply);
     }
@@ -407,7 +416,13 @@ pub(super) fn load(shared: &Shared, ino: Ino, state: &mut OpenState) -> Result<R
     let content = {
         let core = shared.core();
         let node = core.tree.get(ino).ok_or(LocalError::Stale)?;
-        node.body().ok_or(FsError::WrongKind)?.content
+        let content = node.body().ok_or(FsError::WrongKind)?.content;
+        let version = node.synced.as_deref().and_then(|synced| synced.revision.as_ref());
+        let is_other = state.torn_from.as_ref().is_some_and(|torn| torn.as_ref() != version);
+        if is_other && content != Content::Remote {
+            return Err(FsError::Damaged);
+        }
+        content
     };
     state.body = match content {
         Content::Empty => Body::Shared(Bytes::new()),
@@ -474,9 +489,21 @@ fn write_at(
     shared: &Shared,
     ino: Ino,
     state: &mut OpenState,
-    offset: u64,
+    place: Place,
     data: &[u8],
 ) -> Result<usize, FsError> {
+    let offset = match place {
+        Place::At(offset) => offset,
+        Place::End(believed) => {
+            let end = state.size()?.unwrap_or(believed);
+            if end != believed {
+                // It would keep these bytes at a wrong place.
+                shared.step(|_, _, changes| changes.invalidations.push(Invalidation::Node(ino)));
+            }
+            end
+        }
+    };
+    let mut written = data.len();
     let end = offset
         .checked_add(data.len() as u64)
         .ok_or(FsError::Disk(std::io::ErrorKind::FileTooLarge))?;
@@ -501,7 +528,7 @@ fn write_at(
                 state.held = true;
             }
             failpoint!("fs.write.disk");
-            file.write(offset, data)?;
+            written = file.write_some(offset, data)?;
             failpoint!("fs.write.disk.after");
         }
         Body::Unloaded | Body::Shared(_) => return Err(FsError::BadHandle),
@@ -510,7 +537,7 @@ fn write_at(
     if newly_dirty {
         shared.nudge.notify_one();
     }
-    Ok(data.len())
+    Ok(written)
 }
 
 fn set_len(shared: &Shared, ino: Ino, state: &mut OpenState, size: u64) -> Result<(), FsError> {

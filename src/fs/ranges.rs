@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::files::{Readiness, exact_size, load, make_changeable, to_usize};
+use super::files::{Place, Readiness, exact_size, load, make_changeable, to_usize};
 use super::{Fs, FsError, Reply};
 use crate::content::open::{Body, OpenState};
 use crate::content::working::{Allocation, Seek};
@@ -68,7 +68,7 @@ impl Fs {
         let fs = Self::new(Arc::clone(&self.shared), self.runtime.clone());
         let write: Reply<Bytes> = Box::new(move |bytes| match bytes {
             Ok(bytes) if bytes.is_empty() => reply(Ok(0)),
-            Ok(bytes) => fs.write_to(to, to_offset, &bytes, reply),
+            Ok(bytes) => fs.write_to(to, Place::At(to_offset), &bytes, reply),
             Err(error) => reply(Err(error)),
         });
         self.with_bytes(from.file, move |_, _, state| Ok(state.read(from_offset, len)?), write);

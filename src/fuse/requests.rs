@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 
-use fuser::{INodeNo, OpenAccMode, OpenFlags, Request};
+use fuser::{INodeNo, OpenAccMode, OpenFlags, Request, WriteFlags};
 use nix::libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
 
 use crate::engine::local::{Creator, LocalError};
 use crate::engine::xattrs::XattrMode;
-use crate::fs::{Allocation, FsError, OpenMode};
+use crate::fs::{Allocation, FsError, OpenMode, Place};
 use crate::node::Ino;
 
 pub(super) fn ino(number: INodeNo) -> Ino {
@@ -35,6 +35,16 @@ pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
         read: flags.acc_mode() != OpenAccMode::O_WRONLY,
         truncate: bits & nix::libc::O_TRUNC != 0,
         sync: bits & (nix::libc::O_SYNC | nix::libc::O_DSYNC) != 0,
+    }
+}
+
+/// Where a write goes. What comes from a mapping lies where it lies.
+pub(super) fn place(offset: u64, flags: OpenFlags, write_flags: WriteFlags) -> Place {
+    let appends = flags.0 & nix::libc::O_APPEND != 0;
+    if appends && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+        Place::End(offset)
+    } else {
+        Place::At(offset)
     }
 }
 

@@ -174,6 +174,34 @@ fn a_working_file_that_is_damaged_while_the_daemon_runs_is_noticed() {
     assert_eq!(read(&server, "/large").unwrap(), large(1));
 }
 
+/// Who has a file open for writing and read a part of it is not given the rest of another version when damage is
+/// found: what would be written then was made with neither in sight.
+#[test]
+fn a_file_that_is_open_for_writing_never_gets_another_version() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let mount = Mount::of(&server);
+    let path = mount.at("large");
+    fs::write(&path, large(1)).unwrap();
+    mount.flush();
+    wait_for_sums(&mount, 1);
+    forget_pages(&path);
+    let open = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let mut begin = [0; 1000];
+    open.read_exact_at(&mut begin, 0).unwrap();
+    assert!(begin == large(1)[..1000]);
+    server.put("/large", &large(2));
+    let file = files(&mount).0.pop().unwrap();
+    assert_eq!(flip(&file, &large(1)[290_000..290_016]), 1);
+    let mut end = vec![0; 10_000];
+    for _ in 0..3 {
+        let error = open.read_exact_at(&mut end, 285_000).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}");
+    }
+    drop(open);
+    wait_for("their version", || (fs::read(&path).ok()? == large(2)).then_some(()));
+}
+
 /// What was set aside in the state folder itself.
 fn set_aside(mount: &Mount) -> Vec<String> {
     let names = fs::read_dir(mount.state()).unwrap();

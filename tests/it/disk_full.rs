@@ -216,6 +216,32 @@ fn a_write_that_fails_leaves_no_file_behind() {
     });
 }
 
+/// A large write that finds room for a part of it says how much: what is shown, read and sent afterwards is the same.
+#[test]
+fn a_write_that_has_room_for_a_part_is_short() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::new();
+    let mount = disk.mount(&server);
+    let path = mount.at("large");
+    fs::write(&path, bytes(1, 200_000)).unwrap();
+    mount.flush();
+    let mut file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    file.set_len(0).unwrap();
+    disk.fill();
+    let filler = fs::File::options().write(true).open(disk.filler()).unwrap();
+    filler.set_len(filler.metadata().unwrap().len() - 1_500_000).unwrap();
+    let wanted = bytes(2, 4 << 20);
+    assert_eq!(file.write_all(&wanted).unwrap_err().kind(), ErrorKind::StorageFull);
+    drop(file);
+    let shown = fs::read(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), shown.len() as u64);
+    assert!(!shown.is_empty() && wanted.starts_with(&shown), "{} bytes", shown.len());
+    disk.free();
+    mount.wait_synced();
+    assert!(server.get("/large").unwrap().0 == shown, "what is shown is what was sent");
+}
+
 /// While the outbox cannot be written, sending is tried about once a second, not all the time; with room
 /// again everything arrives.
 #[test]
