@@ -29,9 +29,7 @@ use self::errno::errno;
 use self::replies::{
     GENERATION, TTL, attr, attributes, empty, entry, file_type, passing, written, xattr,
 };
-use self::requests::{
-    allocation, creator, ino, may_keep_privileges, name, open_mode, place, xattr_mode,
-};
+use self::requests::{allocation, creator, ino, may_keep_privileges, name, open_mode, xattr_mode};
 use self::waking::{Looks, Waking};
 use crate::engine::local::{LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
@@ -367,7 +365,8 @@ impl Filesystem for FuseFs {
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.fs.drop_privileges(ino(number));
         }
-        self.fs.write(handle.0, place(offset, flags, write_flags), data, written(reply));
+        let place = requests::place(offset, flags, write_flags);
+        self.fs.write(handle.0, place, data, written(reply));
     }
 
     fn flush(

@@ -57,7 +57,13 @@ fn shape(calls: usize) -> Shape {
         Mix(kinds.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect())
     });
     let writers = number("TORTURE_WRITERS").map_or(3, |count| usize::try_from(count).unwrap());
-    Shape { calls, writers: writers.max(1), mix }
+    let original = match std::env::var("TORTURE_PROTOCOL").as_deref() {
+        Ok("original") => Some(true),
+        Ok("extended") => Some(false),
+        Ok(other) => panic!("TORTURE_PROTOCOL={other} is neither original nor extended"),
+        Err(_) => None,
+    };
+    Shape { calls, writers: writers.max(1), mix, original }
 }
 
 /// Plays a story and panics, with the shortest story that goes wrong as well, unless all is right.

@@ -321,8 +321,14 @@ fn heal(world: &World) {
     world.start_server();
     for mount in &world.mounts {
         mount.start();
-        mount.ctl(&["resume"]);
+        have_all_tried(mount);
     }
+}
+
+/// What a person does once all is well again: also what was refused for good is tried once more.
+fn have_all_tried(mount: &Mount) {
+    mount.ctl(&["resume"]);
+    mount.ctl(&["outbox", "retry", "--all"]);
 }
 
 /// Waits until nothing is on its way any more. Returns what is wrong with that.
@@ -342,7 +348,7 @@ fn settle(world: &World) -> Vec<String> {
             }
         }
         if !why.is_empty() && began.elapsed().as_secs() % 5 == 4 {
-            world.mounts.iter().for_each(|mount| drop(mount.ctl(&["resume"])));
+            world.mounts.iter().for_each(have_all_tried);
         }
         why.is_empty()
     });
@@ -363,15 +369,25 @@ fn unrest(mount: &Mount) -> Option<String> {
         .iter()
         .filter_map(|field| uploads[*field].as_u64())
         .sum::<u64>();
-    let calm = matches!(state.as_str(), "synced" | "attention") && busy == 0;
+    let calm = matches!(state.as_str(), "synced" | "attention")
+        && (busy == 0 || standing(mount).is_some_and(|paths| !paths.is_empty()));
     (!calm).then(|| format!("{:?} is {state}: {status}", mount.side))
 }
 
+/// Paths with a parked change, or one that has to come after such a one.
 fn parked(mount: &Mount) -> BTreeSet<String> {
-    let list = mount.data(&["outbox"]);
-    let records = list["records"].as_array().cloned().unwrap_or_default();
+    standing(mount).unwrap_or_default()
+}
+
+/// The same, when these are all changes that there are and one of them is parked; nothing when there are none.
+fn standing(mount: &Mount) -> Option<BTreeSet<String>> {
+    let plan = mount.data(&["outbox", "plan"]);
+    let records = plan["records"].as_array()?;
+    let has = |reason: &str| records.iter().any(|record| record["reason"] == reason);
+    let stands = |record: &Value| record["reason"] == "parked" || record["reason"] == "after";
     let path = |record: &Value| record["path"].as_str().unwrap_or_default().to_owned();
-    records.iter().filter(|record| record["state"] == "attention").map(path).collect()
+    let all_stand = records.is_empty() || (has("parked") && records.iter().all(stands));
+    all_stand.then(|| records.iter().map(path).collect())
 }
 
 /// Paths whose bytes are not the same, those that are parked left out.

@@ -71,7 +71,8 @@ mod tests {
     /// Of hundreds of steps the two that matter are left, also when they do not always fail.
     #[test]
     fn the_two_steps_that_matter_are_found() {
-        let story = Story::of(7, &Shape { calls: 300, writers: 2, mix: Mix::usual() });
+        let story =
+            Story::of(7, &Shape { calls: 300, writers: 2, mix: Mix::usual(), original: None });
         let (first, second) = (story.steps[41].id, story.steps[250].id);
         let mut played = 0;
         let found = shrink(&story, Duration::from_secs(60), |story| {

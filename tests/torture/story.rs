@@ -225,13 +225,16 @@ pub struct Shape {
     pub calls: usize,
     pub writers: usize,
     pub mix: Mix,
+    /// Which protocol the server speaks; by the seed when it is not said.
+    pub original: Option<bool>,
 }
 
 impl Story {
     /// The story of a seed.
     pub fn of(seed: u64, shape: &Shape) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let original = rng.random_ratio(1, 3);
+        let by_seed = rng.random_ratio(1, 3);
+        let original = shape.original.unwrap_or(by_seed);
         // Some stories are calm, some are nothing but trouble.
         let between = [4, 8, 15, 30][rng.random_range(0..4)];
         let pace = [0, 2, 5, 12][rng.random_range(0..4)];
