@@ -95,7 +95,12 @@ impl Core {
     ) {
         let Some(Base::Revision(base)) = record.known_base() else { return };
         let Some(theirs) = theirs else { return };
-        let bytes = record.base_content.and_then(|content| content.digest);
+        // What the node was last known to be says which content a revision has. The bytes that the
+        // record keeps as its base do not: they may be of a sending that was under way.
+        let node = record.ino.and_then(|ino| self.tree.get(ino));
+        let known = node.and_then(|node| node.synced.as_deref());
+        let bytes = known.filter(|known| known.revision.as_ref() == Some(base));
+        let bytes = bytes.and_then(|known| known.digest);
         let other = theirs.revision.as_ref() == Some(base)
             && matches!((bytes, theirs.digest), (Some(ours), Some(theirs)) if ours != theirs);
         if other || went_back(Some(base), theirs.revision.as_ref()) {

@@ -41,7 +41,10 @@ impl Core {
         let ours = record.sent.last().filter(|sent| newest || moved.as_ref() == Some(sent));
         match settle(&record, ours, theirs) {
             Verdict::Adopt => self.settle_adopt(&record, theirs, now, changes),
-            Verdict::Resend(base) => self.settle_resend(&record, base, now, changes),
+            Verdict::Resend(base) => {
+                self.settle_resend(&record, base, now, changes);
+                self.drop_other_base(&record.path, theirs, changes);
+            }
             // Both sides can be kept only when ours is here; sending it fetches it first.
             Verdict::Keep if self.is_only_there(&record) => {
                 let base = record.known_base().cloned().unwrap_or(Base::Absent);
@@ -78,6 +81,29 @@ impl Core {
             slot.asked = true;
         });
         self.fold_waiting(path, changes);
+    }
+
+    /// Forgets the bytes that a record was made against when they are not those of the base that it
+    /// has now: an earlier sending of ours is.
+    fn drop_other_base(
+        &mut self,
+        path: &WsPath,
+        theirs: Option<&RemoteFile>,
+        changes: &mut Changes,
+    ) {
+        let digest = theirs.and_then(|file| file.digest);
+        let is_other = |record: &Record| {
+            record.base_content.is_some_and(|content| digest.is_none() || content.digest != digest)
+        };
+        let Some(lane) = self.outbox.lane(path) else { return };
+        if !is_other(&lane.current.record) {
+            return;
+        }
+        let before = self.lane_blobs(path);
+        self.outbox.update(path, &mut changes.rows, |slot| slot.record.base_content = None);
+        for blob in before {
+            self.release_blob(blob, changes);
+        }
     }
 
     fn settle_adopt(

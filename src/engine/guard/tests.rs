@@ -307,6 +307,38 @@ fn one_revision_with_two_contents_is_another_history() {
     assert_eq!(bench.removed(1), Inbound::Busy);
 }
 
+/// An earlier sending of ours arrived and is the base from then on; what that one was made against
+/// says nothing about it.
+#[test]
+fn an_earlier_sending_of_ours_is_no_other_history() {
+    let mut bench = Bench::new(3);
+    let at = path(7);
+    bench.write(7);
+    let changes = &mut Changes::default();
+    let theirs = file(&at, "rev_9", "first");
+    for sent in ["first", "second"] {
+        bench.core.outbox.update(&at, &mut changes.rows, |slot| {
+            let record = &mut slot.record;
+            record.state = crate::record::RecordState::Flight;
+            record.attempts += 1;
+            record.sent.push(Digest::of(sent.as_bytes()));
+            if sent == "first" {
+                let digest = Some(Digest::of(b"what it was"));
+                let blob = crate::node::BlobId(77);
+                record.base_content = Some(crate::record::BaseContent { blob, digest });
+            }
+            slot.sent_is_newest = false;
+        });
+        let seq = bench.core.outbox.lane(&at).unwrap().current.record.seq;
+        let kept = bench.core.settled(&at, seq, Some(&theirs), bench.now, changes);
+        assert!(kept.is_none(), "{sent}");
+        assert_eq!(bench.core.reset_suspected, None, "{sent}");
+        let record = &bench.core.outbox.lane(&at).unwrap().current.record;
+        assert_eq!(record.known_base(), Some(&Base::Revision(Revision::new("rev_9").unwrap())));
+        assert_eq!(record.base_content, None);
+    }
+}
+
 #[test]
 fn a_revision_that_gets_older_is_another_history() {
     let mut bench = Bench::new(3);
