@@ -90,13 +90,15 @@ impl Core {
         let node = self.tree.get(ino)?;
         node.body().filter(|body| body.content == Content::Remote)?;
         let origin = node.origin.as_ref()?;
-        let own = self.tree.path_of(ino);
-        let was_tried = |path: &WsPath, record: &Record| {
-            let leads_here = record.moved_to == Some(ino) || own.as_ref() == Some(path);
-            leads_here && record.attempts > 0 && *path != origin.path
+        // A name that is to be removed because it moved on was its name once, and a request that
+        // stored it there may be over already.
+        let was_there = |record: &Record| {
+            record.moved_to == Some(ino) || (record.ino == Some(ino) && record.attempts > 0)
         };
-        let names =
-            self.outbox.lanes().filter(|(path, lane)| was_tried(path, &lane.current.record));
+        let names = self
+            .outbox
+            .lanes()
+            .filter(|(path, lane)| **path != origin.path && lane.records().any(was_there));
         Some((origin.digest?, names.map(|(path, _)| path.clone()).collect()))
     }
 

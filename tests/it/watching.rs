@@ -50,6 +50,11 @@ fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
+/// Who looks in the very moment of the news may see what was there before.
+fn shows(path: &Path, content: &str) {
+    wait_for(content, || (text(path) == content).then_some(()));
+}
+
 /// A file and a folder that are made, changed and removed elsewhere are heard of as if it had been done
 /// here, and who looks then finds what is new.
 #[test]
@@ -69,7 +74,7 @@ fn changes_from_the_remote_wake_watchers() {
     watcher.heard.clear();
     server.put("/known/file", b"two, longer");
     watcher.hears("IN_MODIFY", "file");
-    assert_eq!(text(&a.at("known/file")), "two, longer");
+    shows(&a.at("known/file"), "two, longer");
     watcher.hears("IN_CLOSE_WRITE", "file");
     server.delete("/known/file");
     watcher.hears("IN_DELETE", "file");
@@ -106,7 +111,7 @@ fn a_watched_file_tells_of_its_new_content() {
     let before = std::fs::metadata(a.at("file")).unwrap();
     server.put("/file", b"two");
     watcher.hears("IN_MODIFY", "");
-    assert_eq!(text(&a.at("file")), "two");
+    shows(&a.at("file"), "two");
     let after = std::fs::metadata(a.at("file")).unwrap();
     use std::os::unix::fs::MetadataExt as _;
     assert_eq!((before.ino(), before.mode()), (after.ino(), after.mode()));
