@@ -319,7 +319,7 @@ fn an_earlier_sending_of_ours_is_no_other_history() {
     for sent in ["first", "second"] {
         bench.core.outbox.update(&at, &mut changes.rows, |slot| {
             let record = &mut slot.record;
-            record.state = crate::record::RecordState::Flight;
+            record.state = RecordState::Flight;
             record.attempts += 1;
             record.sent.push(Digest::of(sent.as_bytes()));
             if sent == "first" {
