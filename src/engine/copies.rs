@@ -87,7 +87,10 @@ impl CopyFolder {
 
     /// Writes `meta.json` and makes the whole copy durable.
     pub(super) fn complete(&self, conflict: &ConflictRow) -> io::Result<()> {
-        write_synced(&self.file(META), &meta(conflict)?)?;
+        // It appears whole: a copy with a part of it would be neither complete nor one that may go.
+        let unnamed = self.file("meta.json.new");
+        write_synced(&unnamed, &meta(conflict)?)?;
+        fs::rename(&unnamed, self.file(META))?;
         failpoint!("conflict.meta");
         File::open(&self.path)?.sync_all()?;
         let all = self.path.parent().ok_or_else(|| io::Error::other("copy without a folder"))?;
