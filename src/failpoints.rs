@@ -46,6 +46,7 @@ pub const POINTS: &[&str] = &[
     "repair.looked",
     "repair.committed",
     // Calls on open files.
+    "fs.open",
     "fs.create",
     "fs.write.memory",
     "fs.write.disk",

@@ -271,7 +271,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn invalidate(&self, all: Vec<Invalidation>) {
+    /// Has the kernel told what it may no longer believe, from a thread of its own.
+    pub fn invalidate(&self, all: Vec<Invalidation>) {
         if let Some(invalidate) = self.invalidate.get() {
             invalidate.invalidate(all);
         }

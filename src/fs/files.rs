@@ -64,6 +64,7 @@ impl Fs {
     /// Opens a file. When only an upper bound of its size is known, it is fetched first, so that
     /// the kernel learns the size before it reads.
     pub fn open(&self, ino: Ino, mode: OpenMode, reply: Reply<Opened>) {
+        failpoint!("fs.open");
         let (exact, atime_is_due) = {
             let core = self.shared.core();
             let Some(node) = core.tree.get(ino) else {
@@ -498,7 +499,7 @@ fn write_at(
             let end = state.size()?.unwrap_or(believed);
             if end != believed {
                 // It would keep these bytes at a wrong place.
-                shared.step(|_, _, changes| changes.invalidations.push(Invalidation::Node(ino)));
+                shared.invalidate(vec![Invalidation::Node(ino)]);
             }
             end
         }

@@ -12,6 +12,7 @@
     reason = "tests look at the clock, print figures and may panic"
 )]
 
+mod appends;
 mod crash;
 mod failing;
 mod power;

@@ -14,7 +14,6 @@
     reason = "tests look at the clock, print figures and may panic"
 )]
 
-mod appends;
 mod attributes;
 mod batching;
 mod both_sides;

@@ -1,0 +1,68 @@
+//! `O_APPEND` on a file that grew elsewhere: what is added comes after what the file holds, not after what
+//! the kernel remembers of it.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+
+use crate::run::{Run, Victim, arm_mount};
+use crate::support::{Kind, wait_for};
+
+/// How many mounts it is tried on. What wakes watchers has the kernel look at the length again, and only
+/// before that runs for the first time is there always an old one.
+const MOUNTS: usize = 4;
+
+/// Appends a line in a thread of its own; what comes first says which thread that is.
+fn append(log: PathBuf, line: &'static [u8]) -> (Receiver<i32>, JoinHandle<()>) {
+    let (tell, told) = channel();
+    let thread = std::thread::spawn(move || {
+        tell.send(nix::unistd::gettid().as_raw()).unwrap();
+        let mut end = File::options().append(true).open(log).unwrap();
+        end.write_all(line).unwrap();
+    });
+    (told, thread)
+}
+
+/// Whether a thread of this process waits for something.
+fn waits(thread: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().starts_with(['S', 'D'])
+}
+
+/// A line comes from the server while the kernel waits to have a small or large log opened, and has
+/// looked at its length already. Neither line is lost.
+#[test]
+fn what_is_appended_comes_after_what_came_from_the_server() {
+    crate::fuse_or_skip!();
+    for _ in 0..MOUNTS {
+        meanwhile_theirs_arrives(10);
+        meanwhile_theirs_arrives(100_000);
+    }
+}
+
+fn meanwhile_theirs_arrives(before: usize) {
+    let mut run = Run::new(Victim::Daemon, Kind::Extended);
+    run.start();
+    run.a.wait_synced();
+    let log = run.a.at("log");
+    let first = "x".repeat(before - 1) + "\n";
+    fs::write(&log, &first).unwrap();
+    run.a.flush();
+    assert_eq!(fs::metadata(&log).unwrap().len(), before as u64);
+    arm_mount(&run.a, "fs.open=pause");
+    let (told, appender) = append(log.clone(), b"ours\n");
+    let thread = told.recv().unwrap();
+    wait_for("the open", || waits(thread).then_some(()));
+    let cursor = || run.a.status()["stream"]["cursor"].clone();
+    let heard = cursor();
+    run.server.http.put("/log", format!("{first}theirs\n").as_bytes());
+    wait_for("the news", || (cursor() != heard).then_some(()));
+    arm_mount(&run.a, "fs.open=off");
+    appender.join().unwrap();
+    let expected = format!("{first}theirs\nours\n");
+    wait_for("the same here", || (fs::read_to_string(&log).unwrap() == expected).then_some(()));
+    run.a.flush();
+    assert!(run.server.http.get("/log").unwrap().0 == expected.as_bytes(), "at the server");
+}
