@@ -19,6 +19,16 @@ fn ctl(mount: &Mount, args: &[&str], code: i32) -> String {
     said
 }
 
+/// Exports all records into a folder below `work` and gives them up here.
+#[track_caller]
+fn carried_off(mount: &Mount, work: &Path) -> PathBuf {
+    let folder = work.join("work");
+    ctl(mount, &["export", folder.to_str().unwrap()], 0);
+    ctl(mount, &["discard", "--all", "--yes"], 0);
+    wait_for("nothing is left", || (tree(&mount.path()).ok()?.is_empty()).then_some(()));
+    folder
+}
+
 /// What would become of each path now: verdict and reason.
 fn plan(mount: &Mount, args: &[&str]) -> Vec<(String, String, Option<String>)> {
     let document = json(mount, &[&["outbox", "plan"], args].concat());
@@ -210,11 +220,8 @@ fn an_import_replaces_nothing_that_waits() {
     fs::write(mount.at("note"), "older\n").unwrap();
     fs::write(mount.at("other"), "newer\n").unwrap();
     let work = tempfile::tempdir().unwrap();
-    let folder = work.path().join("work");
+    let folder = carried_off(&mount, work.path());
     let dir = folder.to_str().unwrap();
-    ctl(&mount, &["export", dir], 0);
-    ctl(&mount, &["discard", "--all", "--yes"], 0);
-    wait_for("nothing is left", || (tree(&mount.path()).ok()?.is_empty()).then_some(()));
     // As from a machine on which the file was written anew while it was being sent.
     let manifest = folder.join("manifest.json");
     let mut changed: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
@@ -247,11 +254,8 @@ fn a_folder_that_is_not_what_was_exported_is_refused() {
     assert!(mount.ctl(&["pause"]).status.success());
     shell(&mount.path(), "for n in a b c d e; do echo $n > $n; done");
     let work = tempfile::tempdir().unwrap();
-    let folder = work.path().join("work");
+    let folder = carried_off(&mount, work.path());
     let dir = folder.to_str().unwrap();
-    ctl(&mount, &["export", dir], 0);
-    ctl(&mount, &["discard", "--all", "--yes"], 0);
-    wait_for("nothing is left", || (tree(&mount.path()).ok()?.is_empty()).then_some(()));
     let manifest = folder.join("manifest.json");
     let good = fs::read_to_string(&manifest).unwrap();
     let mut changed: Value = serde_json::from_str(&good).unwrap();

@@ -487,15 +487,7 @@ fn a_large_file_that_is_renamed_twice_leaves_no_ghost(kind: Kind) {
         let content = bytes(1, LARGE);
         fs::write(scene.mount.at("a"), &content).unwrap();
         scene.mount.flush();
-        renamed_twice(&mut scene, killed);
-        assert!(
-            scene.server.files() == files(&[("/c", &content)]),
-            "{:?}",
-            scene.server.files().keys()
-        );
-        assert!(fs::read(scene.mount.at("c")).unwrap() == content);
-        scene.no_conflict();
-        scene.never_nameless(&["/a", "/b", "/c"]);
+        renamed_twice(&mut scene, killed, &content);
     }
 }
 
@@ -508,21 +500,14 @@ fn a_file_that_was_never_read_is_renamed_twice_and_keeps_its_bytes(kind: Kind) {
         scene.server.put("/a", &content);
         wait_for("the file", || scene.mount.at("a").exists().then_some(()));
         scene.mount.wait_synced();
-        renamed_twice(&mut scene, killed);
-        assert!(
-            scene.server.files() == files(&[("/c", &content)]),
-            "{:?}",
-            scene.server.files().keys()
-        );
-        assert!(fs::read(scene.mount.at("c")).unwrap() == content);
-        scene.no_conflict();
-        scene.never_nameless(&["/a", "/b", "/c"]);
+        renamed_twice(&mut scene, killed, &content);
     }
 }
 
-/// Renames `a` to `b`, loses the reply, and renames it to `c` before anything is sent again.
+/// Renames `a` to `b`, loses the reply, and renames it to `c` before anything is sent again: in the
+/// end `c` is that file, everywhere, and nothing else is there.
 #[track_caller]
-fn renamed_twice(scene: &mut Scene, killed: bool) {
+fn renamed_twice(scene: &mut Scene, killed: bool, content: &[u8]) {
     use std::os::unix::fs::MetadataExt as _;
     let ino = fs::metadata(scene.mount.at("a")).unwrap().ino();
     let lost = scene.lose_a_reply();
@@ -538,4 +523,9 @@ fn renamed_twice(scene: &mut Scene, killed: bool) {
     assert_eq!(names(&scene.mount), ["c"]);
     scene.settle();
     assert_eq!(fs::metadata(scene.mount.at("c")).unwrap().ino(), ino, "it is another file");
+    let stored = scene.server.files();
+    assert!(stored == files(&[("/c", content)]), "{:?}", stored.keys());
+    assert!(fs::read(scene.mount.at("c")).unwrap() == content);
+    scene.no_conflict();
+    scene.never_nameless(&["/a", "/b", "/c"]);
 }
