@@ -71,7 +71,7 @@ impl Shared {
         match self.ensure_local(ino).await {
             Ok(()) => {}
             Err(FetchError::Gone) => {
-                self.step(|core, now, changes| core.content_lost(ino, now, changes));
+                self.step(|core, _, changes| core.content_lost(ino, changes));
             }
             Err(error) => tracing::debug!(ino = ino.0, %error, "fetch before overwriting"),
         }

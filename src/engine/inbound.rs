@@ -442,26 +442,30 @@ impl Core {
     }
 
     /// A file was renamed here before its bytes were fetched, and removed at the remote: nobody has
-    /// them any more. The name goes, as it would have gone without the rename.
-    pub fn content_lost(&mut self, ino: Ino, now: Now, changes: &mut Changes) {
+    /// them any more. The name goes, as it would have gone without the rename, unless the remote has
+    /// another file of that name: until that is known it stays.
+    pub fn content_lost(&mut self, ino: Ino, changes: &mut Changes) {
         self.fetches_planned.remove(&ino);
         let Some(path) = self.tree.path_of(ino) else { return };
-        let Some(node) = self.tree.get(ino) else { return };
+        let has_put = self.outbox.has_put(ino);
+        let Some(node) = self.tree.get_mut(ino) else { return };
         // Whatever is to be sent and cannot be had any more is lost, however it got its name.
-        if node.origin.is_none() && !self.outbox.has_put(ino) {
+        if node.origin.is_none() && !has_put {
             return;
         }
         if node.body().is_none_or(|body| body.content != Content::Remote) {
             return;
         }
         tracing::warn!(%path, "renamed here, removed there before its bytes were fetched");
+        // From now on the name stands for whatever the remote has there.
+        node.origin = None;
+        node.synced = Some(Box::default());
+        self.put_node(ino, changes);
         for record in self.outbox.cancel(&path, ino, &mut changes.rows) {
             for blob in record.blobs() {
                 self.release_blob(blob, changes);
             }
         }
-        self.take_out(ino, now, changes);
-        // What it was to replace is still there.
         self.note_recheck(&path, changes);
     }
 

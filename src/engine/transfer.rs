@@ -229,7 +229,7 @@ impl Shared {
             Ok(()) => {}
             Err(FetchError::Remote(error)) => return Err(Unready::Link(error)),
             Err(FetchError::Gone) => {
-                self.step(|core, now, changes| core.content_lost(ino, now, changes));
+                self.step(|core, _, changes| core.content_lost(ino, changes));
                 return Err(Unready::Later("its bytes are gone from the server".to_owned()));
             }
             Err(error) => return Err(Unready::Later(error.to_string())),

@@ -88,11 +88,14 @@ fn a_healthy_mount_has_no_failure() {
     assert!(text.contains("[ OK ] fuse") && text.contains("overall: WARN (0 fail, "), "{text}");
 }
 
-/// A mount whose state is in another place than usual is looked at where it says that its state is.
+/// A mount whose state is in another place than usual is looked at where it says that its state is,
+/// and what is dead elsewhere under the same name is not its own.
 #[test]
 fn state_in_another_place_is_looked_at_there() {
     fuse_or_skip!();
     let server = TestServer::new();
+    let mut dead = Mount::of(&server);
+    dead.kill9();
     let mut mount = Mount::builder(&server.source()).prepare();
     let place = mount.outside().join("elsewhere");
     mount.add_args(&["--state-dir", &place.display().to_string()]);

@@ -9,11 +9,14 @@ mod mounts;
 mod server;
 mod state;
 
+use std::path::PathBuf;
+
 use self::mounts::Which;
 use super::{Ctx, daemon, view::safe};
 use crate::{
-    api::{Check, DoctorReply, Level, ProbeReply, schema},
+    api::{Check, DoctorReply, Hello, Level, ProbeReply, route, schema},
     cli::DoctorArgs,
+    client::Client,
     discovery::{self, Choice},
     failure::Outcome,
     persisted, program,
@@ -29,9 +32,7 @@ pub(super) async fn run(mut ctx: Ctx<'_>, args: &DoctorArgs) -> Outcome {
         let targets = targets(&ctx).await?;
         let which = match &targets[..] {
             [target] if ctx.global.mount.is_some() => {
-                let known = persisted::load(ctx.env, &target.name);
-                let place = known.and_then(|known| known.mountpoint).map(Into::into);
-                Which::Of(target.name.clone(), place)
+                Which::Of(target.name.clone(), place(&ctx, target).await)
             }
             _ => Which::All,
         };
@@ -77,6 +78,15 @@ async fn targets(ctx: &Ctx<'_>) -> Outcome<Vec<discovery::Target>> {
         }
     }
     Ok(targets)
+}
+
+/// Where a mount is, or was. Its daemon knows best: its state may be in another place than usual.
+async fn place(ctx: &Ctx<'_>, target: &discovery::Target) -> Option<PathBuf> {
+    let client = Client::new(&target.socket, ctx.env.uid);
+    let hello = client.get::<Hello>(route::HELLO, ctx.answer_within()).await;
+    let running = hello.ok().map(|reply| reply.data.mountpoint).filter(|place| !place.is_empty());
+    let stopped = || persisted::load(ctx.env, &target.name).and_then(|known| known.mountpoint);
+    running.or_else(stopped).map(PathBuf::from)
 }
 
 /// The server that is to be mounted.

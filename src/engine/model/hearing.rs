@@ -394,8 +394,8 @@ impl World {
         let Some(file) = theirs else {
             let path = &wanted.path;
             self.step(at, &Cause::Nothing, |core, _, changes| core.note_recheck(path, changes));
-            self.step(at, &Cause::Lost, |core, now, changes| {
-                core.content_lost(ino, now, changes);
+            self.step(at, &Cause::Lost, |core, _, changes| {
+                core.content_lost(ino, changes);
                 forget_unlinked(core, changes);
             });
             return false;
