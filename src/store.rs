@@ -115,6 +115,18 @@ const ENTRY_BYTES: u64 = 2 << 10;
 /// Up to this size a database is checked page by page whenever it is opened; bytes.
 const CHECK_BYTES_MAX: u64 = 64 << 20;
 
+/// Removes the index of the log, which SQLite makes anew: who read the database before the log was
+/// mended, and still does, has one that ends at what was damaged, and would share it with us. They go on
+/// reading what they saw.
+fn forget_index(path: &Path) -> std::io::Result<()> {
+    let mut index = path.as_os_str().to_owned();
+    index.push("-shm");
+    match std::fs::remove_file(PathBuf::from(index)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Store {
     /// Opens or creates the database at `path`, looks it through and reads everything back. Of one
     /// that is damaged everything that can be read goes into a new one; `aside` names the path
@@ -133,6 +145,9 @@ impl Store {
         let log_path = PathBuf::from(log_path);
         let keep = || std::fs::copy(&log_path, aside(&log_path)).map(|_bytes| ());
         let log = log::check(&log_path, keep).map_err(failed)?;
+        if log.mended > 0 {
+            forget_index(path).map_err(failed)?;
+        }
         let read = || {
             let store = Self::open(path)?;
             let loaded = store.check().and_then(|()| store.load());

@@ -2,9 +2,12 @@
 //! nor sent; what only this machine had is kept and reported, and the rest goes on.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
+use crate::shell_life::program_or_skip;
 use crate::support::{Kind, Mount, TestServer, wait_for};
 use crate::{fuse_or_skip, on_both_servers};
 
@@ -326,33 +329,63 @@ fn a_damaged_database_is_made_anew() {
 }
 
 /// A bit that flips in the log that a killed daemon left is turned back: no change is lost, neither
-/// that one nor those behind it.
+/// that one nor those behind it. Not even when somebody looks into the database meanwhile, as
+/// `mountctl status` does: what they could not read is not taken for the end.
 #[test]
 fn a_flipped_bit_in_the_log_loses_no_change() {
     fuse_or_skip!();
-    let server = TestServer::new();
-    let mut mount = Mount::of(&server);
-    mount.wait_synced();
-    pause(&mount);
-    for n in 0..20 {
-        fs::write(mount.at(&format!("file-{n}")), format!("the content of file {n}.")).unwrap();
+    program_or_skip!("python3");
+    for is_read_meanwhile in [false, true] {
+        let server = TestServer::new();
+        let mut mount = Mount::of(&server);
+        mount.wait_synced();
+        pause(&mount);
+        for n in 0..20 {
+            fs::write(mount.at(&format!("file-{n}")), format!("the content of file {n}.")).unwrap();
+        }
+        mount.kill9();
+        let log = mount.state().join("state.db-wal");
+        let bytes = fs::read(&log).unwrap();
+        let needle = b"the content of file 7.";
+        let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+        // Not in the highest byte of a number: of those it cannot always be told which it was.
+        let at = at + usize::from((at - 56) % 4 == 3);
+        let open = fs::File::options().write(true).open(&log).unwrap();
+        open.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
+        let reader = is_read_meanwhile.then(|| Reader::of(&mount.state().join("state.db")));
+        mount.start();
+        for n in 0..20 {
+            let content = fs::read_to_string(mount.at(&format!("file-{n}"))).unwrap();
+            assert_eq!(content, format!("the content of file {n}."));
+        }
+        assert!(set_aside(&mount).iter().any(|name| name.starts_with("state.db-wal.corrupt.")));
+        resume(&mount);
+        mount.flush();
+        assert_eq!(server.files().len(), 20);
+        drop(reader);
     }
-    mount.kill9();
-    let log = mount.state().join("state.db-wal");
-    let bytes = fs::read(&log).unwrap();
-    let needle = b"the content of file 7.";
-    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
-    // Not in the highest byte of a number: of those it cannot always be told which it was.
-    let at = at + usize::from((at - 56) % 4 == 3);
-    let open = fs::File::options().write(true).open(&log).unwrap();
-    open.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
-    mount.start();
-    for n in 0..20 {
-        let content = fs::read_to_string(mount.at(&format!("file-{n}"))).unwrap();
-        assert_eq!(content, format!("the content of file {n}."));
+}
+
+/// A process that has a database open, and has read it.
+struct Reader(Child);
+
+impl Reader {
+    fn of(database: &Path) -> Self {
+        let script = "import sqlite3, sys; c = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True); \
+                      print(c.execute('SELECT count(*) FROM nodes').fetchone(), flush=True); sys.stdin.read()";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).arg(database).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with('('), "{line}");
+        Self(child)
     }
-    assert!(set_aside(&mount).iter().any(|name| name.starts_with("state.db-wal.corrupt.")));
-    resume(&mount);
-    mount.flush();
-    assert_eq!(server.files().len(), 20);
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
 }

@@ -166,6 +166,8 @@ fn a_kill_ends_a_daemon_whose_callers_wait_for_the_network() {
     let (slow, unread) = (b.at("d/slow"), b.at("d/unread"));
     let open = File::open(&unread).unwrap();
     let reader = std::thread::spawn(move || drop(fs::read(slow)));
+    // Who removes a name keeps others from looking up names beside it meanwhile.
+    wait_for("the reader to wait", || (asked.count() >= 1).then_some(()));
     let remover = std::thread::spawn(move || drop(fs::remove_file(unread)));
     wait_for("both to wait", || (asked.count() >= 2).then_some(()));
     server.put("d/slow", &bytes(4, 90_000));
