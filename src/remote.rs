@@ -414,32 +414,15 @@ pub enum RemoteError {
         /// For people.
         message: String,
     },
+    /// The local file changed while it was sent: nothing was stored, take a new snapshot.
+    #[error("the local file changed while it was sent")]
+    Changed,
     /// The local disk failed while bytes were moved.
     #[error("local file: {message}")]
     Local {
         /// For people.
         message: String,
     },
-}
-
-impl RemoteError {
-    /// Whether a change sent with this request may have been stored all the same.
-    #[must_use]
-    pub fn outcome_unknown(&self) -> bool {
-        match self {
-            Self::Unreachable { maybe_applied, .. } => *maybe_applied,
-            Self::Busy { status, .. } => *status != 429 && *status != 425,
-            Self::Garbled { .. } => true,
-            Self::Auth { .. }
-            | Self::Forbidden { .. }
-            | Self::Gone { .. }
-            | Self::TooLarge
-            | Self::Invalid { .. }
-            | Self::OtherServer { .. }
-            | Self::Untrusted { .. }
-            | Self::Local { .. } => false,
-        }
-    }
 }
 
 /// One upload that streams from a local file.

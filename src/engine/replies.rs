@@ -319,6 +319,7 @@ impl Core {
                 // The whole request: the credential may not write at all.
                 self.link.forbidden(message, now.mono, now.wall, jitter);
             }
+            RemoteError::Changed => tracing::debug!(%error, "sent again as it is now"),
             RemoteError::Local { message } => {
                 tracing::error!(%message, "content could not be read for sending");
             }
@@ -334,9 +335,14 @@ impl Core {
                 }
             }
         }
-        self.note_error(error_code(error), &error.to_string(), now.wall);
+        if !matches!(error, RemoteError::Changed) {
+            self.note_error(error_code(error), &error.to_string(), now.wall);
+        }
         for item in items {
-            let hold = matches!(error, RemoteError::Local { .. } | RemoteError::Garbled { .. });
+            let hold = matches!(
+                error,
+                RemoteError::Local { .. } | RemoteError::Garbled { .. } | RemoteError::Changed
+            );
             let text = error.to_string();
             let concerned = match error {
                 RemoteError::TooLarge if alone => Some("too_large"),
@@ -467,6 +473,7 @@ pub fn error_code(error: &RemoteError) -> &'static str {
         RemoteError::OtherServer { .. } => "OTHER_SERVER",
         RemoteError::Untrusted { .. } => "UNTRUSTED",
         RemoteError::Garbled { .. } => "REPLY_GARBLED",
+        RemoteError::Changed => "CHANGED",
         RemoteError::Local { .. } => "LOCAL_DISK",
     }
 }

@@ -76,7 +76,8 @@ fn fetch(error: &FetchError) -> Errno {
         }
         FetchError::Remote(RemoteError::TooLarge) => Errno::EFBIG,
         FetchError::Remote(RemoteError::Invalid { .. } | RemoteError::Garbled { .. }) => Errno::EIO,
-        FetchError::Remote(RemoteError::Local { .. }) | FetchError::Disk(_) => Errno::EIO,
+        FetchError::Remote(RemoteError::Changed | RemoteError::Local { .. })
+        | FetchError::Disk(_) => Errno::EIO,
         FetchError::Full => Errno::ENOSPC,
         FetchError::Gone => Errno::ESTALE,
     }

@@ -46,6 +46,11 @@ impl Refusal {
         self.status == 404 && self.body.code == "not_found" && self.body.message == ROUTE_MISSING
     }
 
+    /// Whether other bytes arrived than were announced; nothing was stored then.
+    pub(super) fn is_digest_mismatch(&self) -> bool {
+        self.status == 400 && self.body.code == "digest_mismatch"
+    }
+
     /// What it means for a whole request.
     pub(super) fn error(&self) -> RemoteError {
         let message = self.message();
@@ -55,7 +60,7 @@ impl Refusal {
             404 => RemoteError::Gone { message },
             413 => RemoteError::TooLarge,
             421 => RemoteError::OtherServer { message },
-            400 if self.body.code == "digest_mismatch" => RemoteError::Garbled { message },
+            400 if self.is_digest_mismatch() => RemoteError::Garbled { message },
             408 | 425 | 429 | 500..=599 => {
                 RemoteError::Busy { status: self.status, message, retry_after: self.retry_after }
             }
@@ -82,7 +87,7 @@ impl Refusal {
                 Precondition::Absent => return Err(self.error()),
             }),
             403 => Ok(self.refused("forbidden")),
-            400 if self.body.code != "digest_mismatch" => Ok(self.refused("bad_request")),
+            400 if !self.is_digest_mismatch() => Ok(self.refused("bad_request")),
             405..=407 | 410 | 411 | 414..=420 | 422..=424 | 426..=428 | 430..=499 => {
                 Ok(self.refused("refused"))
             }

@@ -2,7 +2,7 @@
 //!
 //! A put streams from the local file where the server takes raw bodies; else the file goes through
 //! memory as JSON. Either way the bytes must match the digest of the snapshot: a file that changed
-//! meanwhile is reported as [`RemoteError::Garbled`], and the caller takes a new snapshot.
+//! meanwhile is reported as [`RemoteError::Changed`], and the caller takes a new snapshot.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::http::HttpRemote;
 use super::transport::{Body, length, parse};
 use super::wire::WireAccepted;
 use super::{BulkChange, BulkEntry, FilePut, Outcome, Remote as _, RemoteError};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::path::WsPath;
 use crate::revision::{Precondition, Revision};
 
@@ -124,6 +124,11 @@ impl HttpRemote {
         // What broke the upload on our side explains the failure better than the cut connection.
         match (reply, fault.error(put.source)) {
             (Ok(Ok(reply)), _) => self.accepted(reply).await,
+            (Ok(Err(refusal)), _)
+                if refusal.is_digest_mismatch() && !is_as_announced(put).await =>
+            {
+                Err(RemoteError::Changed)
+            }
             (Ok(Err(refusal)), _) => refusal.outcome(&put.precondition, false),
             (Err(_), Some(error)) => Err(error),
             (Err(error), None) => Err(error),
@@ -195,12 +200,20 @@ async fn snapshot(put: &FilePut<'_>) -> Result<Bytes, RemoteError> {
     if length(&bytes) == put.size && Digest::of(&bytes) == put.digest {
         Ok(bytes.into())
     } else {
-        Err(changed())
+        Err(RemoteError::Changed)
     }
 }
 
-fn changed() -> RemoteError {
-    RemoteError::Garbled { message: "the local file changed while it was sent".into() }
+/// Whether the local file holds what was announced; else it is no wonder that something else arrived.
+async fn is_as_announced(put: &FilePut<'_>) -> bool {
+    let Ok(local) = File::open(put.source).await else { return false };
+    let mut pieces = ReaderStream::with_capacity(local.take(put.size), READ_BYTES);
+    let mut hasher = Hasher::default();
+    while let Some(piece) = pieces.next().await {
+        let Ok(bytes) = piece else { return false };
+        hasher.update(&bytes);
+    }
+    hasher.finish() == put.digest
 }
 
 /// What went wrong on our side of an upload.
@@ -216,7 +229,7 @@ impl Fault {
             let message = format!("read {}", source.display());
             Some(RemoteError::Local { message })
         } else if self.short.load(Ordering::Relaxed) {
-            Some(changed())
+            Some(RemoteError::Changed)
         } else {
             None
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use workspaced::{Before, RequestLog};
 
 use crate::on_both_servers;
+use crate::support::edge::Edge;
 use crate::support::hooks::{Act, Hooks, is_write};
 use crate::support::observe::{json, outbox, wait_sent};
-use crate::support::{Kind, Mount, TestServer, bytes, shell, wait_for, wait_within};
+use crate::support::{Kind, Mount, PATIENCE, TestServer, bytes, shell, wait_for, wait_within};
 
 on_both_servers!(
     a_burst_of_ten_files_is_one_request,
@@ -33,6 +34,7 @@ on_both_servers!(
     a_renamed_file_that_was_never_fetched_keeps_its_bytes,
     attributes_do_not_send_the_content_again,
     a_file_that_stays_open_arrives,
+    a_file_that_changes_while_it_is_sent_is_sent_again,
 );
 
 /// A program that writes ten files in one go makes one request, and none for a single file.
@@ -396,6 +398,44 @@ fn attributes_do_not_send_the_content_again(kind: Kind) {
 }
 
 /// A file that is held open arrives after a few seconds, whether it is written once or all the
+/// A large file that is written to while it is sent is sent again as it is then: the server never has
+/// a mixture, and it is not taken for the server's trouble.
+fn a_file_that_changes_while_it_is_sent_is_sent_again(kind: Kind) {
+    let edge = Edge::new();
+    let server = kind.server().interceptor(edge.clone()).max_body_bytes(128 << 20).start();
+    let mount = synced(&server, &[]);
+    // More than fits into what lies between a file and a server that does not read.
+    let mut content = bytes(5, 24 << 20);
+    let (arrived, arrival) = std::sync::mpsc::channel();
+    let (go_on, told) = std::sync::mpsc::channel::<()>();
+    edge.before(move |request| {
+        if request.content_length.is_some_and(|length| length > 1 << 20) {
+            // Only the first one waits: nobody sends a second word.
+            arrived.send(()).ok();
+            told.recv().ok();
+        }
+        Before::Pass
+    });
+    fs::write(mount.at("large"), &content).unwrap();
+    arrival.recv_timeout(PATIENCE).unwrap();
+    let at = content.len() - 1000;
+    content[at..].fill(b'x');
+    let file = OpenOptions::new().write(true).open(mount.at("large")).unwrap();
+    file.write_all_at(&content[at..], at as u64).unwrap();
+    drop(file);
+    drop(go_on);
+    mount.flush();
+    assert!(server.get("/large").unwrap().0 == content);
+    let log = mount.log();
+    assert!(!log.contains("the server cannot be used"), "{log}");
+    if kind.is_extended() {
+        assert!(
+            log.contains("sent again as it is now"),
+            "it did not change while it was sent: {log}"
+        );
+    }
+}
+
 /// time.
 fn a_file_that_stays_open_arrives(kind: Kind) {
     let server = kind.server().start();

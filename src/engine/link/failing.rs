@@ -195,6 +195,7 @@ fn cause(error: &RemoteError) -> Option<Cause> {
         RemoteError::Forbidden { .. }
         | RemoteError::TooLarge
         | RemoteError::Invalid { .. }
+        | RemoteError::Changed
         | RemoteError::Local { .. } => None,
     }
 }

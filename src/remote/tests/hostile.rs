@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::super::credential::Credential;
 use super::super::http::HttpRemote;
 use super::super::{Capabilities, FeedItem, Outcome, Remote as _, RemoteError};
+use super::file_put;
 use super::support::{TOKEN, config, path, put_entry};
 use crate::revision::Precondition;
 
@@ -224,6 +225,25 @@ async fn lies_about_content_and_batches_are_found() {
     assert!(matches!(error, RemoteError::Garbled { .. }), "{error:?}");
     let remote = remote_at(peer(ok(r#"{"written":1}"#), false).await);
     assert_eq!(remote.bulk(&[put_entry("/a", b"x")]).await, Ok(vec![Outcome::Unknown]));
+}
+
+/// Where other bytes arrive than were sent, and the file is as it was, the way is to blame.
+#[tokio::test]
+async fn bytes_that_change_on_the_way_are_no_change_of_the_file() {
+    let body = r#"{"code":"digest_mismatch","message":"other bytes"}"#;
+    let length = body.len();
+    let reply = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {length}\r\n\r\n{body}");
+    let remote = remote_at(peer(reply, false).await);
+    remote.set_capabilities(Capabilities { raw: true, ..Capabilities::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f");
+    std::fs::write(&source, b"sent").unwrap();
+    let at = path("/a");
+    let put = file_put(&at, &source, b"sent", Precondition::Absent);
+    let error = remote.put(put).await.unwrap_err();
+    assert!(matches!(error, RemoteError::Garbled { .. }), "{error:?}");
+    let put = file_put(&at, &source, b"said", Precondition::Absent);
+    assert_eq!(remote.put(put).await, Err(RemoteError::Changed));
 }
 
 /// An object that lacks what was asked for is a reply to something else, not an empty one: no file is empty,

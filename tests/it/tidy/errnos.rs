@@ -95,6 +95,7 @@ fn failures() -> Vec<FsError> {
         remote(RemoteError::OtherServer { message: text() }),
         remote(RemoteError::Untrusted { message: text() }),
         remote(RemoteError::Garbled { message: text() }),
+        remote(RemoteError::Changed),
         remote(RemoteError::Local { message: text() }),
         FsError::Fetch(FetchError::Gone),
         FsError::Fetch(FetchError::Disk(text())),
@@ -151,6 +152,7 @@ fn label(failure: &FsError) -> String {
                 RemoteError::OtherServer { .. } => "OtherServer",
                 RemoteError::Untrusted { .. } => "Untrusted",
                 RemoteError::Garbled { .. } => "Garbled",
+                RemoteError::Changed => "Changed",
                 RemoteError::Local { .. } => "Local",
             };
             format!("Remote::{kind}")
