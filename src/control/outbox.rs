@@ -17,7 +17,7 @@ use mountctl::glob::Glob;
 
 use super::status::{outbox as listed, wall_at};
 use super::{Control, body};
-use crate::engine::carry::{Carried, Origin};
+use crate::engine::carry::{Carried, DISCARDED, Origin};
 use crate::engine::decide::{Gate, Hold, Outlook};
 use crate::engine::link::Held;
 use crate::node::{Content, Kind};
@@ -30,9 +30,6 @@ const SHOWN_MAX: usize = 10_000;
 
 /// Bytes of a content that are sent at a time.
 const CHUNK_BYTES: usize = 256 << 10;
-
-/// Folder below the state folder that holds what was given up.
-const DISCARDED: &str = "discarded";
 
 fn fits(selection: &OutboxSelection) -> impl Fn(&OutboxRecord) -> bool {
     let ids: Option<BTreeSet<String>> =

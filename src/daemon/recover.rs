@@ -18,6 +18,7 @@ use crate::content::flaw::Flaw;
 use crate::content::working::scan;
 use crate::content::{Contents, Leftovers};
 use crate::digest::Digest;
+use crate::engine::carry::{DISCARDED, unfinished};
 use crate::engine::check::{Finding, Object, Outcome, Wrong};
 use crate::engine::{Changes, Core, Now, left_copies};
 use crate::node::{BlobId, Content, FileId, Ino};
@@ -162,6 +163,9 @@ pub(super) fn sweep(
     };
     let copies = left_copies::sweep(look.copies, core, manner, now, changes)?;
     found.extend(copies.into_iter().map(Finding::from));
+    if leftovers == Leftovers::Remove {
+        unfinished::sweep(&look.copies.with_file_name(DISCARDED))?;
+    }
     failpoint!("start.swept");
     for ino in core.missing_blobs(look.blobs) {
         damaged(core, contents, ino, &Flaw::missing(), now, changes, &mut found)?;

@@ -5,6 +5,7 @@
 
 mod export;
 mod import;
+pub mod unfinished;
 
 use std::collections::BTreeSet;
 
@@ -22,6 +23,9 @@ pub const FORMAT: u32 = 1;
 
 /// The file that describes the others; a folder without it was not finished.
 pub const MANIFEST: &str = "manifest.json";
+
+/// Where in the state folder records are set aside that were given up.
+pub const DISCARDED: &str = "discarded";
 
 /// Where records come from; bases mean something only there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -150,6 +150,16 @@ impl Run {
         self.pairs = self.pairs.iter().flat_map(both).collect();
     }
 
+    /// From now on there must be these files, whatever was there before.
+    pub fn holds(&mut self, files: &[(String, Vec<u8>)]) {
+        let state = |bytes: &Vec<u8>| State::File { bytes: bytes.clone(), mode: None };
+        for (now, due) in &mut self.pairs {
+            for world in [now, due] {
+                world.extend(files.iter().map(|(path, bytes)| (path.clone(), state(bytes))));
+            }
+        }
+    }
+
     /// For a while a path may also show this, or nothing.
     pub fn may_show(&mut self, path: &str, bytes: Option<&[u8]>) {
         let shows = |(now, due): &(World, World)| {
@@ -171,11 +181,17 @@ impl Run {
     /// Waits for the death of the daemon, starts it again as it is, and checks what it shows.
     #[track_caller]
     pub fn recover(&mut self, why: &str) {
+        self.died(why);
+        self.restart();
+    }
+
+    /// Waits for the death of the daemon.
+    #[track_caller]
+    pub fn died(&mut self, why: &str) {
         wait_for(&format!("the daemon's end: {why}"), || self.a.has_ended().then_some(()));
         let status = self.a.end_status();
         assert_eq!(status.signal(), Some(9), "{status}\n{}", self.a.log());
         self.crashes += 1;
-        self.restart();
     }
 
     /// Starts the daemon again as it is, and checks what it shows.
@@ -254,6 +270,11 @@ impl Run {
             .filter(|name| !(self.was_damaged && name.contains(".corrupt.")))
             .collect();
         assert!(strange.is_empty(), "left over: {strange:?}");
+        for folder in std::fs::read_dir(self.a.state().join("discarded")).into_iter().flatten() {
+            let folder = folder.unwrap().path();
+            let whole = folder.join("manifest.json").exists();
+            assert!(whole, "{} was not finished and is left over", folder.display());
+        }
         let mut b = self.b.take().unwrap();
         for mount in [&mut self.a, &mut b] {
             assert_eq!(mount.term(), Some(0), "{}", mount.log());
