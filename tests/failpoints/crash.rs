@@ -52,8 +52,12 @@ enum Story {
     Merge,
     /// A person ends conflicts.
     Resolve,
+    /// A person has two versions merged that a rule kept apart.
+    MergeLater,
     /// A person approves removals.
     Approve,
+    /// A person refuses removals.
+    Reject,
     /// Records are exported, given up and imported.
     Carry,
     /// A large content is damaged.
@@ -114,6 +118,20 @@ fn plan(point: &str) -> (Story, &'static [usize]) {
     }
 }
 
+/// Other stories that lead to a point as well, with the pass to crash at.
+fn more(point: &str) -> &'static [(Story, usize)] {
+    match point {
+        "resolve.submitted" | "resolve.committed" => &[(Story::MergeLater, 1)],
+        "approve.decided" | "listing.page" | "listing.applied" | "listing.done" => {
+            &[(Story::Reject, 1)]
+        }
+        "store.commit.begin" | "store.commit.rows" | "store.commit.after" => {
+            &[(Story::MergeLater, 1), (Story::Reject, 1), (Story::Reject, 2)]
+        }
+        _ => &[],
+    }
+}
+
 fn victim(point: &str) -> Victim {
     if point.starts_with("server.") { Victim::Server } else { Victim::Daemon }
 }
@@ -127,8 +145,7 @@ fn content(number: u64, len: usize) -> Vec<u8> {
     content
 }
 
-fn play(point: &str, nth: usize) {
-    let (story, _) = plan(point);
+fn play(story: Story, point: &str, nth: usize) {
     let points = format!("{point}=crash@{nth}");
     let kind = if story == Story::Original { Kind::Original } else { Kind::Extended };
     let mut run = Run::new(victim(point), kind);
@@ -161,7 +178,9 @@ fn play(point: &str, nth: usize) {
         Story::ServerStop => server_stop(&mut run, &points),
         Story::Merge => workflows::merge(&mut run, &points),
         Story::Resolve => workflows::resolve(&mut run, &points),
+        Story::MergeLater => workflows::merge_later(&mut run, &points),
         Story::Approve => workflows::approve(&mut run, &points),
+        Story::Reject => workflows::reject(&mut run, &points),
         Story::Carry => workflows::carry(&mut run, &points),
         Story::DamagedContent => workflows::damaged_content(&mut run, &points),
         Story::DamagedRow => workflows::damaged_row(&mut run, &points),
@@ -429,18 +448,24 @@ fn a_file_that_was_never_closed_is_on_both_sides_or_on_none() {
 }
 
 /// Every failpoint is reached, and a crash there loses nothing. `POINT=name` plays only those whose
-/// name begins so; `PASS=n` crashes at the n-th pass.
+/// name begins so, `STORY=name` only that story; `PASS=n` crashes at the n-th pass.
 #[test]
 fn a_crash_at_every_failpoint_loses_nothing() {
     crate::fuse_or_skip!();
     let only = std::env::var("POINT").unwrap_or_default();
     let pass: Option<usize> = std::env::var("PASS").ok().map(|pass| pass.parse().unwrap());
-    let mut plays: VecDeque<(&str, usize)> = VecDeque::new();
+    let told = std::env::var("STORY").ok();
+    let mut plays: VecDeque<(Story, &str, usize)> = VecDeque::new();
     for point in POINTS.iter().filter(|point| point.starts_with(&only)) {
-        match pass {
-            Some(pass) => plays.push_back((point, pass)),
-            None => plays.extend(plan(point).1.iter().map(|pass| (*point, *pass))),
-        }
+        let (story, passes) = plan(point);
+        let usual = passes.iter().map(|pass| (story, *pass));
+        let all = usual.chain(more(point).iter().copied());
+        let all =
+            all.filter(|(story, _)| told.as_ref().is_none_or(|told| told == &format!("{story:?}")));
+        let mut all: Vec<_> =
+            all.map(|(story, nth)| (story, *point, pass.unwrap_or(nth))).collect();
+        all.dedup();
+        plays.extend(all);
     }
     let began = Instant::now();
     let (total, queue) = (plays.len(), Mutex::new(plays));
@@ -450,10 +475,12 @@ fn a_crash_at_every_failpoint_loses_nothing() {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
-                    let Some((point, pass)) = queue.lock().unwrap().pop_front() else { return };
-                    if catch_unwind(AssertUnwindSafe(|| play(point, pass))).is_err() {
-                        eprintln!("FAILED: POINT={point} PASS={pass}");
-                        failed.lock().unwrap().insert(format!("POINT={point} PASS={pass}"));
+                    let next = queue.lock().unwrap().pop_front();
+                    let Some((story, point, pass)) = next else { return };
+                    if catch_unwind(AssertUnwindSafe(|| play(story, point, pass))).is_err() {
+                        let which = format!("STORY={story:?} POINT={point} PASS={pass}");
+                        eprintln!("FAILED: {which}");
+                        failed.lock().unwrap().insert(which);
                     }
                 }
             });

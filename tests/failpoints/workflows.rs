@@ -82,20 +82,72 @@ pub fn resolve(run: &mut Run, points: &str) {
     until(run, done, |run| drop(run.a.ctl(&args)));
 }
 
-/// Very many files are removed, and a person approves.
-pub fn approve(run: &mut Run, points: &str) {
-    const MANY: usize = 520;
+/// A person has merged what a rule kept apart, into what the file is by then.
+pub fn merge_later(run: &mut Run, points: &str) {
+    run.op(Op::Write("/text", BASE.into()));
+    run.a.flush();
+    assert_eq!(run.a.term(), Some(0));
+    run.a.add_args(&["--conflict", "keep"]);
+    run.a.start();
+    pause(run);
+    run.op(Op::Write("/text", OURS.into()));
+    run.server.http.put("/text", THEIRS.as_bytes());
+    run.becomes("/text", THEIRS.as_bytes());
+    assert!(run.a.ctl(&["resume"]).status.success());
+    wait_for("the conflict", || (run.a.status()["conflicts"]["open"] == 1).then_some(()));
+    run.narrow();
+    run.becomes("/text", MERGED.as_bytes());
+    run.arm(points);
+    let done = |run: &Run| status(run, "conflicts/open") == Some(0);
+    until(run, done, |run| drop(run.a.ctl(&["conflicts", "merge", "--all"])));
+}
+
+/// How many files are removed at once, to be very many.
+const MANY: usize = 520;
+
+/// Very many files are removed here, and that is held.
+fn remove_many(run: &mut Run) -> Vec<(String, Vec<u8>)> {
     run.op(Op::Mkdir("/many"));
-    for n in 0..MANY {
-        fs::write(run.a.at(&format!("many/{n}")), "x").unwrap();
+    let files: Vec<_> = (0..MANY).map(|n| (format!("/many/{n}"), vec![b'x'])).collect();
+    for (path, content) in &files {
+        fs::write(run.a.at(&path[1..]), content).unwrap();
     }
     run.a.flush();
     pause(run);
-    for n in 0..MANY {
-        fs::remove_file(run.a.at(&format!("many/{n}"))).unwrap();
+    for (path, _) in &files {
+        fs::remove_file(run.a.at(&path[1..])).unwrap();
     }
     wait_for("it is held", || (run.a.status()["approvals"] == 1).then_some(()));
     assert_eq!(run.server.http.files().len(), MANY);
+    files
+}
+
+/// Very many files are removed, and a person refuses: they come back, whenever the daemon dies.
+pub fn reject(run: &mut Run, points: &str) {
+    let files = remove_many(run);
+    run.arm(points);
+    wait_for("the files are back, after a crash", || {
+        if run.a.has_ended() {
+            run.died("a refusal");
+            run.a.start();
+        }
+        let waiting = asked(run, &["approvals"])?;
+        if let Some(id) = waiting["approvals"][0]["id"].as_str() {
+            drop(run.a.ctl(&["approve", id, "--reject"]));
+            return None;
+        }
+        let back = fs::read_dir(run.a.at("many")).ok()?.count();
+        (run.crashes > 0 && back == MANY).then_some(())
+    });
+    run.holds(&files);
+    run.narrow();
+    assert_eq!(run.server.http.files().len(), MANY, "nothing was removed at the server");
+    assert!(run.a.ctl(&["resume"]).status.success());
+}
+
+/// Very many files are removed, and a person approves.
+pub fn approve(run: &mut Run, points: &str) {
+    remove_many(run);
     run.arm(points);
     let done = |run: &Run| status(run, "approvals") == Some(0);
     until(run, done, |run| {
