@@ -5,7 +5,7 @@
 //! path; two entries of a folder never share a name. It does no I/O and takes no lock: whoever
 //! holds it has both.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -18,7 +18,20 @@ use crate::path::WsPath;
 pub struct Tree {
     nodes: HashMap<Ino, Node>,
     children: HashMap<Ino, Folder>,
-    unlinked: HashSet<Ino>,
+    /// Whether the kernel may still know the name.
+    unlinked: HashMap<Ino, Keep>,
+}
+
+/// What is kept of a node that loses its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// It stays reachable by number, without a path, for those who have it open.
+    Node,
+    /// The same, and the kernel learns only afterwards that the name is gone: it may still open the node
+    /// for somebody who named it.
+    Untold,
 }
 
 /// What a folder holds.
@@ -52,7 +65,7 @@ impl Tree {
         let mut tree = Self {
             nodes: HashMap::with_capacity(nodes.len() + 1),
             children: HashMap::from([(ROOT, Folder::default())]),
-            unlinked: HashSet::new(),
+            unlinked: HashMap::new(),
         };
         tree.nodes.insert(ROOT, root);
         let mut by_parent: HashMap<Ino, Vec<Node>> = HashMap::new();
@@ -133,7 +146,7 @@ impl Tree {
         let mut names = Vec::new();
         let mut at = ino;
         while at != ROOT {
-            if self.unlinked.contains(&at) {
+            if self.unlinked.contains_key(&at) {
                 return None;
             }
             let node = self.nodes.get(&at)?;
@@ -147,7 +160,18 @@ impl Tree {
     /// Whether the node was removed and only lives on for those who have it open.
     #[must_use]
     pub fn is_unlinked(&self, ino: Ino) -> bool {
-        self.unlinked.contains(&ino)
+        self.unlinked.contains_key(&ino)
+    }
+
+    /// Whether who opens a node is to look again what has its name now. What is written to a file
+    /// without a name reaches nobody: that is only for those who have it open, and know.
+    #[must_use]
+    pub fn is_stale(&self, ino: Ino, to_write: bool, is_open: bool) -> bool {
+        match self.unlinked.get(&ino) {
+            None => !self.nodes.contains_key(&ino),
+            Some(Keep::Untold) => to_write || !is_open,
+            Some(Keep::Node | Keep::Nothing) => !is_open,
+        }
     }
 
     /// The node and everything below it, folders before their entries.
@@ -198,22 +222,21 @@ impl Tree {
         self.nodes.insert(node.ino, node);
     }
 
-    /// Takes a node out of its folder. With `keep` it stays reachable by number, without a path.
-    pub fn remove(&mut self, ino: Ino, keep: bool) -> Option<Node> {
+    /// Takes a node out of its folder.
+    pub fn remove(&mut self, ino: Ino, keep: Keep) -> Option<Node> {
         let node = self.nodes.get(&ino)?.clone();
         self.unlink(ino, node.parent, &node.name);
         self.children.remove(&ino);
-        if keep {
-            self.unlinked.insert(ino);
-        } else {
-            self.nodes.remove(&ino);
+        match keep {
+            Keep::Nothing => drop(self.nodes.remove(&ino)),
+            Keep::Node | Keep::Untold => drop(self.unlinked.insert(ino, keep)),
         }
         Some(node)
     }
 
-    /// Drops a node that was removed with `keep`; a linked one stays.
+    /// Drops a node that was removed and kept; a linked one stays.
     pub fn forget(&mut self, ino: Ino) -> Option<Node> {
-        if self.unlinked.remove(&ino) { self.nodes.remove(&ino) } else { None }
+        if self.unlinked.remove(&ino).is_some() { self.nodes.remove(&ino) } else { None }
     }
 
     /// Moves a node to another folder and name. The caller made sure that the name is free and
@@ -315,11 +338,20 @@ mod tests {
     fn a_removed_open_node_has_no_path_and_goes_when_forgotten() {
         let (mut tree, _) =
             Tree::new(vec![node(2, ROOT, "a", link())], 0, 0, Timestamp::UNIX_EPOCH);
-        tree.remove(Ino(2), true);
+        tree.remove(Ino(2), Keep::Node);
         assert!(tree.is_unlinked(Ino(2)));
         assert_eq!(tree.path_of(Ino(2)), None);
         assert_eq!(tree.child(ROOT, "a"), None);
         assert!(tree.get(Ino(2)).is_some());
+        // A name that went elsewhere may be one that the kernel still knows.
+        assert!(tree.is_stale(Ino(2), false, false) && !tree.is_stale(Ino(2), true, true));
+        let (there, node) = (Ino(7), tree.get(Ino(2)).unwrap().clone());
+        tree.insert(Node { ino: there, name: Arc::from("there"), ..node });
+        assert!(!tree.is_stale(there, true, false));
+        tree.remove(there, Keep::Untold);
+        assert!(tree.is_stale(there, true, true) && tree.is_stale(there, false, false));
+        assert!(!tree.is_stale(there, false, true));
+        assert!(tree.forget(there).is_some() && tree.is_stale(there, false, true));
         assert!(tree.forget(Ino(2)).is_some());
         assert!(tree.get(Ino(2)).is_none());
         assert!(tree.forget(ROOT).is_none());

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
 use super::news::NewsKind;
 use super::outbox::Lane;
+use crate::namespace::Keep;
 use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::WsPath;
 use crate::record::{Op, RecordBase, RecordState};
@@ -325,7 +326,7 @@ impl Core {
             let Some(node) = self.tree.get(at) else { return };
             let (parent, name) = (node.parent, Arc::clone(&node.name));
             self.tell(NewsKind::Removed, at, changes);
-            self.detach(at, true, changes);
+            self.detach(at, Keep::Untold, changes);
             changes.invalidations.push(Invalidation::Entry { parent, name });
             if let Some(folder) = self.tree.get_mut(parent) {
                 folder.mtime = now.wall;

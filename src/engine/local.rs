@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::core::{Changes, Core, Invalidation, Now};
 use super::outbox::Change;
 use crate::ignore_rules::Rules;
+use crate::namespace::Keep;
 use crate::node::{Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::{PathError, WsPath, check_name};
 use crate::record::{BaseContent, Op, RecordState};
@@ -201,7 +202,8 @@ impl Core {
         // Who has a pipe open is known to the kernel alone.
         let open = open || node.is_special();
         let before = Occupant::of(node);
-        self.detach(ino, open, changes);
+        let keep = if open { Keep::Node } else { Keep::Nothing };
+        self.detach(ino, keep, changes);
         self.record_removal(&path, &before, None, now, changes);
         self.touch_folder(parent, now, changes);
         Ok(ino)
@@ -226,7 +228,7 @@ impl Core {
         }
         let path = self.tree.path_of(ino).ok_or(LocalError::Stale)?;
         let before = self.tree.get(ino).map(Occupant::of).ok_or(LocalError::Stale)?;
-        self.detach(ino, true, changes);
+        self.detach(ino, Keep::Node, changes);
         self.record_removal(&path, &before, None, now, changes);
         self.touch_folder(parent, now, changes);
         Ok(ino)
@@ -414,7 +416,7 @@ impl Core {
     }
 
     /// Takes a node out of the tree; `keep` lets it live on by number.
-    pub(super) fn detach(&mut self, ino: Ino, keep: bool, changes: &mut Changes) {
+    pub(super) fn detach(&mut self, ino: Ino, keep: Keep, changes: &mut Changes) {
         if !(self.skipped.is_empty() && self.hidden_folders.is_empty())
             && let Some(path) = self.tree.path_of(ino)
         {
@@ -423,7 +425,9 @@ impl Core {
         if let Some(node) = self.tree.remove(ino, keep) {
             changes.rows.push(Row::DeleteNode(ino));
             self.detach_xattrs(ino, keep, changes);
-            if !keep && let Some(body) = node.body() {
+            if keep == Keep::Nothing
+                && let Some(body) = node.body()
+            {
                 match body.content {
                     // A record may still want it as the base; it decides.
                     Content::Blob(_) | Content::Empty | Content::Remote | Content::Damaged => {}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::core::{Changes, Core, Now};
 use super::local::{LocalError, Occupant};
+use crate::namespace::Keep;
 use crate::node::{Content, Ino, Node, Origin, Synced};
 use crate::path::{WsPath, check_name};
 use crate::record::Op;
@@ -72,7 +73,9 @@ impl Core {
                 self.tree.relocate(target, parent, &Arc::from(name));
             } else {
                 let is_special = self.tree.get(target).is_some_and(Node::is_special);
-                self.detach(target, is_special || target_open(target), changes);
+                let is_open = is_special || target_open(target);
+                let keep = if is_open { Keep::Node } else { Keep::Nothing };
+                self.detach(target, keep, changes);
                 replaced = Some(target);
                 self.tree.relocate(ino, new_parent, &Arc::from(new_name));
             }

@@ -165,6 +165,7 @@ mod tests {
     use super::*;
     use crate::engine::core::Settings;
     use crate::engine::local::{Creator, Sealed};
+    use crate::namespace::Keep;
     use crate::node::{ROOT, Synced};
     use crate::revision::Revision;
     use crate::store::Loaded;
@@ -213,9 +214,9 @@ mod tests {
             Some(Box::new(Synced { revision: Revision::new("rev_1"), ..Synced::default() }));
         let lost: Vec<Node> = [recorded, unsent, sent]
             .into_iter()
-            .map(|ino| core.tree.remove(ino, false).unwrap())
+            .map(|ino| core.tree.remove(ino, Keep::Nothing).unwrap())
             .collect();
-        core.tree.remove(folder, false);
+        core.tree.remove(folder, Keep::Nothing);
         assert_eq!(core.bring_home(lost, now(), changes), 2);
         assert_eq!(core.tree.path_of(recorded), Some(path));
         let found = core.tree.path_of(unsent).unwrap();
@@ -231,7 +232,7 @@ mod tests {
         let changes = &mut Changes::default();
         let ino = write(&mut core, ROOT, "f");
         let content = blob(&core, ino);
-        core.tree.remove(ino, false);
+        core.tree.remove(ino, Keep::Nothing);
         let blobs = HashSet::from([content]);
         assert_eq!(core.remake_nodes(&HashSet::new(), now(), changes), 0);
         assert_eq!(core.remake_nodes(&blobs, now(), changes), 1);

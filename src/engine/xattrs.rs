@@ -5,6 +5,7 @@
 
 use super::core::{Changes, Core, Now};
 use super::local::LocalError;
+use crate::namespace::Keep;
 use crate::node::Ino;
 use crate::store::Row;
 use crate::xattrs::Xattrs;
@@ -95,11 +96,11 @@ impl Core {
     }
 
     /// The node lost its name; with `keep` it still has its attributes for those who have it open.
-    pub(super) fn detach_xattrs(&mut self, ino: Ino, keep: bool, changes: &mut Changes) {
+    pub(super) fn detach_xattrs(&mut self, ino: Ino, keep: Keep, changes: &mut Changes) {
         if self.xattrs.contains_key(&ino) {
             changes.rows.push(Row::DeleteXattrs(ino));
         }
-        if !keep {
+        if keep == Keep::Nothing {
             self.xattrs.remove(&ino);
         }
     }
@@ -109,7 +110,7 @@ impl Core {
         let gone: Vec<Ino> =
             self.xattrs.keys().copied().filter(|ino| self.tree.get(*ino).is_none()).collect();
         for ino in gone {
-            self.detach_xattrs(ino, false, changes);
+            self.detach_xattrs(ino, Keep::Nothing, changes);
         }
     }
 }

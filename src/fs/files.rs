@@ -65,9 +65,12 @@ impl Fs {
     /// the kernel learns the size before it reads.
     pub fn open(&self, ino: Ino, mode: OpenMode, reply: Reply<Opened>) {
         failpoint!("fs.open");
+        let is_open = self.shared.contents.open.is_open(ino);
         let (exact, atime_is_due) = {
             let core = self.shared.core();
-            let Some(node) = core.tree.get(ino) else {
+            // The kernel then looks the name up again.
+            let node = core.tree.get(ino).filter(|_| !core.tree.is_stale(ino, mode.write, is_open));
+            let Some(node) = node else {
                 drop(core);
                 return reply(Err(LocalError::Stale.into()));
             };

@@ -3,8 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use crate::run::{Run, Victim, arm_mount};
@@ -13,17 +12,6 @@ use crate::support::{Kind, wait_for};
 /// How many mounts it is tried on. What wakes watchers has the kernel look at the length again, and only
 /// before that runs for the first time is there always an old one.
 const MOUNTS: usize = 4;
-
-/// Appends a line in a thread of its own; what comes first says which thread that is.
-fn append(log: PathBuf, line: &'static [u8]) -> (Receiver<i32>, JoinHandle<()>) {
-    let (tell, told) = channel();
-    let thread = std::thread::spawn(move || {
-        tell.send(nix::unistd::gettid().as_raw()).unwrap();
-        let mut end = File::options().append(true).open(log).unwrap();
-        end.write_all(line).unwrap();
-    });
-    (told, thread)
-}
 
 /// Whether a thread of this process waits for something.
 fn waits(thread: i32) -> bool {
@@ -51,18 +39,39 @@ fn meanwhile_theirs_arrives(before: usize) {
     fs::write(&log, &first).unwrap();
     run.a.flush();
     assert_eq!(fs::metadata(&log).unwrap().len(), before as u64);
-    arm_mount(&run.a, "fs.open=pause");
-    let (told, appender) = append(log.clone(), b"ours\n");
-    let thread = told.recv().unwrap();
-    wait_for("the open", || waits(thread).then_some(()));
-    let cursor = || run.a.status()["stream"]["cursor"].clone();
-    let heard = cursor();
-    run.server.http.put("/log", format!("{first}theirs\n").as_bytes());
-    wait_for("the news", || (cursor() != heard).then_some(()));
-    arm_mount(&run.a, "fs.open=off");
+    let path = log.clone();
+    let append = move || {
+        let mut end = File::options().append(true).open(path).unwrap();
+        end.write_all(b"ours\n").unwrap();
+    };
+    let appender = in_the_moment_of_open(&run, append, |run| {
+        run.server.http.put("/log", format!("{first}theirs\n").as_bytes());
+    });
     appender.join().unwrap();
     let expected = format!("{first}theirs\nours\n");
     wait_for("the same here", || (fs::read_to_string(&log).unwrap() == expected).then_some(()));
     run.a.flush();
     assert!(run.server.http.get("/log").unwrap().0 == expected.as_bytes(), "at the server");
+}
+
+/// Has something done that opens a file. While the kernel waits for that to happen, and has looked at the
+/// file already, `theirs` changes something at the server, of which the mount hears.
+pub fn in_the_moment_of_open(
+    run: &Run,
+    ours: impl FnOnce() + Send + 'static,
+    theirs: impl FnOnce(&Run),
+) -> JoinHandle<()> {
+    arm_mount(&run.a, "fs.open=pause");
+    let (tell, told) = channel();
+    let doing = std::thread::spawn(move || {
+        tell.send(nix::unistd::gettid().as_raw()).unwrap();
+        ours();
+    });
+    let thread = told.recv().unwrap();
+    wait_for("the open", || waits(thread).then_some(()));
+    theirs(run);
+    let newest = run.server.http.cursor().unwrap();
+    wait_for("the news", || (run.a.status()["stream"]["cursor"] == newest).then_some(()));
+    arm_mount(&run.a, "fs.open=off");
+    doing
 }

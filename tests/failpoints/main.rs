@@ -18,6 +18,7 @@ mod failing;
 mod power;
 mod run;
 mod serve;
+mod stale_names;
 mod workflows;
 mod world;
 

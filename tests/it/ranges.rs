@@ -350,7 +350,10 @@ fn statfs_tells_the_truth() {
     assert_eq!(here.blocks() * here.fragment_size(), disk.blocks() * disk.fragment_size());
     assert_eq!(here.name_max(), 255);
     assert!(here.blocks_available() <= here.blocks_free() && here.blocks_free() < here.blocks());
-    let used = |path: &Path| numbers(path).files() - numbers(path).files_free();
+    let used = |path: &Path| {
+        let numbers = numbers(path);
+        numbers.files() - numbers.files_free()
+    };
     let before = used(&a.path());
     std::fs::write(a.at("one"), "").unwrap();
     assert_eq!(used(&a.path()), before + 1);

@@ -297,22 +297,30 @@ impl TestServer {
 
     /// Every event of the workspace, oldest first: type, path and revision.
     pub fn events(&self) -> Vec<(String, String, String)> {
-        let mut events = Vec::new();
-        let mut after = "evt_0".to_owned();
+        let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
+        let all = self.raw_events().into_iter();
+        all.map(|event| (text(&event, "type"), text(&event, "path"), text(&event, "revision")))
+            .collect()
+    }
+
+    /// The newest event's id.
+    pub fn cursor(&self) -> Option<String> {
+        Some(self.raw_events().last()?["eventId"].as_str().unwrap().to_owned())
+    }
+
+    fn raw_events(&self) -> Vec<Value> {
+        let mut events: Vec<Value> = Vec::new();
         loop {
+            let after = events.last().map_or("evt_0", |event| event["eventId"].as_str().unwrap());
             let route = format!("/fs/events?cursor={after}&limit=1000");
             let (status, body) = self.request(Method::GET, &route, &[], None);
             assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
             let page: Value = serde_json::from_slice(&body).unwrap();
             let page = page["events"].as_array().unwrap();
-            let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
-            for event in page {
-                events.push((text(event, "type"), text(event, "path"), text(event, "revision")));
-                after = text(event, "eventId");
-            }
             if page.is_empty() {
                 return events;
             }
+            events.extend(page.iter().cloned());
         }
     }
 
