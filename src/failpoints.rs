@@ -48,6 +48,7 @@ pub const POINTS: &[&str] = &[
     // Calls on open files.
     "fs.open",
     "fs.create",
+    "fs.create.asked",
     "fs.write.memory",
     "fs.write.disk",
     "fs.write.disk.after",

@@ -24,6 +24,8 @@ pub struct OpenMode {
     pub read: bool,
     /// It is emptied.
     pub truncate: bool,
+    /// It must not have been there.
+    pub exclusive: bool,
     /// Every write is on stable storage before it returns.
     pub sync: bool,
 }

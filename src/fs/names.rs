@@ -35,10 +35,16 @@ impl Fs {
         creator: Creator,
         mode: OpenMode,
     ) -> Result<(Attributes, u64), FsError> {
+        failpoint!("fs.create.asked");
         self.need_room()?;
-        let ino = self
+        let made = self
             .shared
-            .step(|core, now, changes| core.create(parent, name, EMPTY, creator, now, changes))?;
+            .step(|core, now, changes| core.create(parent, name, EMPTY, creator, now, changes));
+        let ino = made.map_err(|error| match error {
+            // It came from elsewhere a moment ago. The kernel looks again, and opens it.
+            LocalError::Exists if !mode.exclusive => LocalError::Stale,
+            error => error,
+        })?;
         failpoint!("fs.create");
         let file = self.shared.contents.open.open(ino, mode.write);
         {

@@ -34,6 +34,7 @@ pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
         write: flags.acc_mode() != OpenAccMode::O_RDONLY,
         read: flags.acc_mode() != OpenAccMode::O_WRONLY,
         truncate: bits & nix::libc::O_TRUNC != 0,
+        exclusive: bits & nix::libc::O_EXCL != 0,
         sync: bits & (nix::libc::O_SYNC | nix::libc::O_DSYNC) != 0,
     }
 }

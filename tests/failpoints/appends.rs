@@ -44,7 +44,7 @@ fn meanwhile_theirs_arrives(before: usize) {
         let mut end = File::options().append(true).open(path).unwrap();
         end.write_all(b"ours\n").unwrap();
     };
-    let appender = in_the_moment_of_open(&run, append, |run| {
+    let appender = in_the_moment_of(&run, "fs.open", append, |run| {
         run.server.http.put("/log", format!("{first}theirs\n").as_bytes());
     });
     appender.join().unwrap();
@@ -54,24 +54,27 @@ fn meanwhile_theirs_arrives(before: usize) {
     assert!(run.server.http.get("/log").unwrap().0 == expected.as_bytes(), "at the server");
 }
 
-/// Has something done that opens a file. While the kernel waits for that to happen, and has looked at the
-/// file already, `theirs` changes something at the server, of which the mount hears.
-pub fn in_the_moment_of_open(
+/// Has something done during which a failpoint is reached. While the kernel waits there, and has looked at
+/// what it knows already, `theirs` changes something at the server, of which the mount hears.
+pub fn in_the_moment_of(
     run: &Run,
+    failpoint: &str,
     ours: impl FnOnce() + Send + 'static,
     theirs: impl FnOnce(&Run),
 ) -> JoinHandle<()> {
-    arm_mount(&run.a, "fs.open=pause");
+    arm_mount(&run.a, &format!("{failpoint}=pause"));
     let (tell, told) = channel();
     let doing = std::thread::spawn(move || {
         tell.send(nix::unistd::gettid().as_raw()).unwrap();
         ours();
     });
     let thread = told.recv().unwrap();
-    wait_for("the open", || waits(thread).then_some(()));
+    wait_for("the call", || waits(thread).then_some(()));
     theirs(run);
-    let newest = run.server.http.cursor().unwrap();
-    wait_for("the news", || (run.a.status()["stream"]["cursor"] == newest).then_some(()));
-    arm_mount(&run.a, "fs.open=off");
+    wait_for("the news", || {
+        let newest = run.server.http.cursor().unwrap();
+        (run.a.status()["stream"]["cursor"] == newest).then_some(())
+    });
+    arm_mount(&run.a, &format!("{failpoint}=off"));
     doing
 }
