@@ -14,7 +14,7 @@ use super::guard::Guards;
 use super::link::saved::Saved;
 use super::link::{Link, Pause};
 use super::news::News;
-use super::outbox::{Change, Outbox, Stamp};
+use super::outbox::{Change, Heard, Outbox, Stamp};
 use super::reads::Overtaken;
 pub use super::stats::{LastBatch, Stats};
 use crate::ignore_rules::Rules;
@@ -23,7 +23,6 @@ use crate::node::{BlobId, Content, FileBody, FileId, Ino, Node, ROOT};
 use crate::path::WsPath;
 use crate::record::{BaseContent, ConflictRow, Op, Record, RecordState, Seq};
 use crate::remote::{Capabilities, Cursor, Skipped};
-use crate::revision::Revision;
 use crate::store::{Loaded, Row};
 use crate::xattrs::Xattrs;
 
@@ -549,8 +548,10 @@ impl Core {
             self.release_blob(blob, changes);
         }
         // Somebody else's version may have come by while ours was under way.
-        let is_news = |heard: &Revision| match leads_to {
-            crate::revision::Base::Revision(ours) => heard != ours && !heard.is_older_than(ours),
+        let is_news = |heard: &Heard| match leads_to {
+            // Under our revision it should have our bytes.
+            crate::revision::Base::Revision(ours) if &heard.revision == ours => heard.other_bytes,
+            crate::revision::Base::Revision(ours) => !heard.revision.is_older_than(ours),
             crate::revision::Base::Absent | crate::revision::Base::Date(_) => true,
         };
         match &ended.1 {

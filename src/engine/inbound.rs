@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
 use super::news::NewsKind;
-use super::outbox::Lane;
+use super::outbox::{Heard, Lane};
 use crate::namespace::Keep;
 use crate::node::{BlobId, Content, FileBody, Ino, Kind, Node, ROOT, Synced};
 use crate::path::WsPath;
@@ -165,7 +165,10 @@ impl Core {
                 };
                 let in_flight = record.state == RecordState::Flight;
                 if in_flight && !is_base {
-                    lane.heard.clone_from(&file.revision);
+                    let tells = file.digest.is_some() && !record.sent.is_empty();
+                    let other_bytes = tells && record.op == Op::Put && !recognised;
+                    let heard = |revision| Heard { revision, other_bytes };
+                    lane.heard = file.revision.clone().map(heard);
                 }
                 is_base || (in_flight && recognised)
             });

@@ -272,6 +272,8 @@ pub enum Wake {
 pub struct Link {
     way: Way,
     pause: Option<Pause>,
+    /// When a pause with an end has lasted as long as it was to; the wall clock may be set back.
+    pause_ends: Option<Duration>,
     doubted: bool,
     circuit: Circuit,
     last_wake: Option<Duration>,
@@ -286,6 +288,7 @@ impl Link {
         Self {
             way: Way::Unknown,
             pause,
+            pause_ends: None,
             doubted: false,
             circuit: Circuit::default(),
             last_wake: None,
@@ -551,18 +554,31 @@ impl Link {
 
     /// Pauses; what people decide replaces what they decided before.
     pub fn set_pause(&mut self, pause: Option<Pause>) -> Option<Pause> {
+        self.pause_ends = None;
         std::mem::replace(&mut self.pause, pause)
     }
 
-    /// Ends a pause whose time has come. Returns whether it did.
-    pub fn expire_pause(&mut self, wall: Timestamp) -> bool {
+    /// Ends a pause whose time has come, by the date or by how long it was to last, whichever is first.
+    /// Returns whether it did.
+    pub fn expire_pause(&mut self, now: Duration, wall: Timestamp) -> bool {
+        let Some(Pause { since, until: Some(until), .. }) = self.pause else { return false };
+        let longest = until.duration_since(since);
+        let left = Duration::try_from(until.duration_since(wall).min(longest)).unwrap_or_default();
+        let ends = *self.pause_ends.get_or_insert(now + left);
         let [_, state, _] = self.states();
-        let over = self.pause.as_ref().is_some_and(|p| p.until.is_some_and(|until| wall >= until))
+        let over = (wall >= until || now >= ends)
             && look(state, Happening::PauseOver) == Move::To(State::Flowing);
         if over {
             self.pause = None;
+            self.pause_ends = None;
         }
         over
+    }
+
+    /// When a pause with an end is over at the latest, once it was looked at.
+    #[must_use]
+    pub fn pause_ends(&self) -> Option<Duration> {
+        self.pause_ends.filter(|_| self.pause.is_some())
     }
 
     /// The server's history went back: nothing is sent until a person looked.

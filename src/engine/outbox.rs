@@ -54,6 +54,15 @@ pub struct Slot {
     pub asked: bool,
 }
 
+/// An event about a path while a record of it is in flight: its echo, or news.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// The revision that it told of.
+    pub revision: Revision,
+    /// Whether it told of other bytes than were sent.
+    pub other_bytes: bool,
+}
+
 /// What waits on one path.
 #[derive(Debug, Clone)]
 pub struct Lane {
@@ -62,7 +71,7 @@ pub struct Lane {
     /// Changes that came while what was before them could not take them up, in order.
     pub after: VecDeque<Slot>,
     /// The last event heard about this path while `current` was in flight: its echo, or news.
-    pub heard: Option<Revision>,
+    pub heard: Option<Heard>,
 }
 
 impl Lane {
@@ -372,7 +381,7 @@ impl Outbox {
         leads_to: &Base,
         now: Duration,
         rows: &mut Vec<Row>,
-    ) -> Option<(Record, Option<Revision>)> {
+    ) -> Option<(Record, Option<Heard>)> {
         let lane = self.take(path)?;
         rows.push(Row::DeleteRecord(lane.current.record.seq));
         self.promote(path, lane.after, leads_to, now, rows);

@@ -218,24 +218,20 @@ impl Runner {
     fn turn(&mut self) -> Option<Duration> {
         let now = self.shared.now();
         let (plan, way, pause_ends) = self.shared.step(|core, now, changes| {
-            if core.link.expire_pause(now.wall) {
+            if core.link.expire_pause(now.mono, now.wall) {
                 core.set_pause(None, changes);
                 tracing::info!("pause is over");
             }
             core.urgent = !self.waiters.is_empty();
             let plan = core.plan(now);
-            let ends = core.link.pause().and_then(|pause| pause.until);
-            (plan, core.link.way().clone(), ends)
+            (plan, core.link.way().clone(), core.link.pause_ends())
         });
         for task in plan.tasks {
             self.start(task);
         }
         let mut deadlines = vec![plan.deadline];
-        if let Some(until) = pause_ends {
-            let left = until.duration_since(now.wall);
-            let left = Duration::try_from(left).unwrap_or_default();
-            deadlines.push(Some(now.mono + left.min(Duration::from_secs(60))));
-        }
+        // The date may come earlier, when the clock was set.
+        deadlines.push(pause_ends.map(|ends| ends.min(now.mono + Duration::from_secs(60))));
         self.watch_link(&way, now.mono, &mut deadlines);
         self.list_again();
         if let Listing::Wanted(tail, missing, at) = self.listing.clone() {

@@ -35,6 +35,10 @@ impl Core {
         self.link.heard_from(now.mono);
         let record = self.current(path, seq)?.clone();
         self.check_base(&record, theirs, changes);
+        if let Some(other) = theirs.and_then(|theirs| self.taken_for(&record, theirs)) {
+            self.settle_taken(&record, &other, now, changes);
+            return None;
+        }
         // Bytes that were changed since they were sent are not what the remote may have.
         let newest = self.outbox.lane(path).is_some_and(|lane| lane.current.sent_is_newest);
         let moved = record.ino.and_then(|ino| self.origin_digest(ino));
@@ -54,6 +58,47 @@ impl Core {
             Verdict::Yield => self.settle_yield(&record, theirs, now, changes),
         }
         None
+    }
+
+    /// The name of a renamed file that the server takes for its other one: it has the same version
+    /// under both, as where it knows no difference between upper and lower case. To remove the old
+    /// name would remove the file.
+    fn taken_for(&self, record: &Record, theirs: &RemoteFile) -> Option<WsPath> {
+        let revision = theirs.revision.as_ref()?;
+        match record.op {
+            Op::Put if self.outbox.removals() > 0 => {
+                let is_old_name = |other: &&Record| {
+                    other.op == Op::Delete
+                        && other.moved_to == record.ino
+                        && matches!(other.known_base(), Some(Base::Revision(old)) if old == revision)
+                };
+                let all = self.outbox.lanes().flat_map(|(_, lane)| lane.records());
+                let old = all.filter(|other| other.path != record.path).find(is_old_name);
+                old.map(|old| old.path.clone())
+            }
+            Op::Delete => {
+                let ino = record.moved_to?;
+                let synced = self.tree.get(ino)?.synced.as_deref()?;
+                let new = self.tree.path_of(ino).filter(|new| new != &record.path)?;
+                (synced.revision.as_ref() == Some(revision)).then_some(new)
+            }
+            Op::Put | Op::Meta | Op::MakeDir | Op::RemoveDir => None,
+        }
+    }
+
+    /// Leaves the file of two names that are one at the server alone: it stays under the name that the
+    /// server has, and a new name waits for a person.
+    fn settle_taken(&mut self, record: &Record, other: &WsPath, now: Now, changes: &mut Changes) {
+        if record.op == Op::Put {
+            let message = format!(
+                "the server takes this name for {other}, its old one: give it one that differs in more, \
+                 or the old one"
+            );
+            self.park(&record.path, "name_taken", &message, now, changes);
+        } else {
+            tracing::warn!(path = %record.path, %other, "the server takes both names for one: not removed");
+            self.end_record(&record.path, &Base::Absent, now.mono, changes);
+        }
     }
 
     fn is_only_there(&self, record: &Record) -> bool {

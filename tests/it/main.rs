@@ -17,6 +17,7 @@
 mod attributes;
 mod batching;
 mod both_sides;
+mod clocks;
 mod conflict_copies;
 mod conflict_workflow;
 mod conflicts;
@@ -27,6 +28,7 @@ mod disk_full;
 mod doctor;
 mod drain;
 mod failures;
+mod folding;
 mod guards;
 mod hostile;
 mod link;

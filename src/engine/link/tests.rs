@@ -295,9 +295,24 @@ fn a_pause_holds_even_online_and_ends_at_its_time() {
     link.reached();
     assert_eq!(link.permit(T0), Permit::Held(Held::Paused));
     assert!(link.may_try(T0));
-    assert!(!link.expire_pause(Timestamp::from_second(9).unwrap()));
-    assert!(link.expire_pause(until));
+    assert!(!link.expire_pause(T0, Timestamp::from_second(9).unwrap()));
+    assert!(link.expire_pause(T0, until));
     assert!(link.may_send(T0));
+}
+
+/// A clock that is set back makes no pause longer than it was to be, also over a restart.
+#[test]
+fn a_pause_lasts_no_longer_because_the_clock_was_set_back() {
+    let pause = Pause { reason: None, since: WALL, until: Some(WALL + seconds(60)) };
+    let earlier = WALL - seconds(86_400);
+    for before in [WALL, earlier] {
+        let mut link = Link::new(Some(pause.clone()));
+        assert!(!link.expire_pause(T0, before));
+        assert!(!link.expire_pause(T0 + seconds(59), earlier));
+        assert_eq!(link.pause_ends(), Some(T0 + seconds(60)));
+        assert!(link.expire_pause(T0 + seconds(60), earlier));
+        assert_eq!((link.pause(), link.pause_ends()), (None, None));
+    }
 }
 
 #[test]

@@ -35,6 +35,8 @@ impl Head {
 pub enum Act {
     /// The server answers it.
     Pass,
+    /// The server answers another request: what this makes of the head and the body.
+    Change(Changed),
     /// The server answers, and its reply is changed on the way.
     Rewrite(Box<dyn FnOnce(Vec<u8>) -> Vec<u8> + Send>),
     /// These bytes are the answer, and then the connection ends.
@@ -42,6 +44,9 @@ pub enum Act {
     /// The first bytes once, the second for ever, with a wait before each.
     Endless(Vec<u8>, Vec<u8>, Duration),
 }
+
+/// What another request is made of: head and body.
+type Changed = Box<dyn FnOnce(String, Vec<u8>) -> (String, Vec<u8>) + Send>;
 
 /// A whole reply with a JSON body.
 pub fn json(body: &str) -> Act {
@@ -177,6 +182,25 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared)
     match act {
         Act::Pass => {
             if let Some(mut server) = pass(&head, &bytes, end, shared).await {
+                drop(copy_bidirectional(&mut stream, &mut server).await);
+            }
+        }
+        Act::Change(change) => {
+            let mut body = bytes.split_off(end);
+            while body.len() < content_length(&head) {
+                if stream.read_buf(&mut body).await.unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            let (text, body) = change(head.text.clone(), body);
+            let length = format!("Content-Length: {}", body.len());
+            let is_length = |line: &&str| line.to_ascii_lowercase().starts_with("content-length:");
+            let text = match text.lines().find(is_length) {
+                Some(line) => text.replace(line, &length),
+                None => text.clone(),
+            };
+            let all = [text.as_bytes(), &body].concat();
+            if let Some(mut server) = pass(&head, &all, text.len(), shared).await {
                 drop(copy_bidirectional(&mut stream, &mut server).await);
             }
         }
