@@ -1,7 +1,9 @@
 //! How large a file may be for the server to take it: what it says, or what it refused by itself.
 //!
 //! What was refused is known until the next start, until the server offers something else, or until it
-//! accepts such a file after all.
+//! accepts such a file after all. It is not kept over a restart, as the largest body is: while it is
+//! known no larger file can be written, so none would ever be accepted and show that it is over. A
+//! restart costs one refusal of one file, which is parked and teaches it again.
 
 use super::core::{Core, SMALL_MAX};
 use super::plan::Item;

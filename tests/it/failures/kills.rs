@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -116,4 +118,51 @@ fn no_acknowledged_byte_is_lost_by_kills_under_load() {
     load::check(&accounts, &server.files());
     assert_eq!(mount.status()["conflicts"]["open"], 0);
     assert_eq!(tree(&mount.path()).unwrap(), shown);
+}
+
+/// A daemon that gets no more memory refuses, or ends at whatever it is doing. What it had acknowledged
+/// is there, and it goes on once there is memory again.
+#[test]
+fn a_daemon_that_runs_out_of_memory_loses_nothing() {
+    fuse_or_skip!();
+    let seed = seed();
+    let server = TestServer::new();
+    let mut mount = Mount::of(&server);
+    let limit = |mount: &Mount, bytes: &str| {
+        let (limit, pid) = (format!("--as={bytes}:"), mount.pid().to_string());
+        let limited = Command::new("prlimit").args([&limit, "--pid", &pid]).status();
+        assert!(limited.is_ok_and(|status| status.success()), "{limit}");
+    };
+    let mut accounts = vec![Account::default(); 4];
+    let mut ends = 0;
+    for round in 0..4 {
+        let load = Load::start(&mount.path(), accounts, seed + round);
+        wait_for("some work", || (load.acknowledged() >= 100).then_some(()));
+        // No more than it has; and the writers take more than what is freed serves for.
+        limit(&mount, "1");
+        wait_for("the writers are refused", || {
+            drop(fs::write(mount.at("more"), bytes(round, 4 << 20)));
+            load.is_over().then_some(())
+        });
+        accounts = load.stop();
+        if mount.has_ended() {
+            ends += 1;
+            let status = mount.end_status();
+            assert!(status.signal().is_some(), "{status}: it did not end in order");
+            mount.start();
+        } else {
+            limit(&mount, "unlimited");
+        }
+        wait_for("it works again", || fs::write(mount.at("again"), "again").ok());
+        assert_eq!(mount_entries(&mount), 1);
+    }
+    eprintln!("it ended {ends} times");
+    for name in ["more", "again"] {
+        drop(fs::remove_file(mount.at(name)));
+    }
+    let shown = tree(&mount.path()).unwrap();
+    load::check(&accounts, &bytes_of(&shown));
+    mount.flush();
+    load::check(&accounts, &server.files());
+    assert_eq!(mount.status()["conflicts"]["open"], 0);
 }
