@@ -120,6 +120,7 @@ impl Journal {
         let number = self.ops.len();
         if let Op::Write(path, _)
         | Op::WriteSynced(path, _)
+        | Op::WriteFlagged(path, _)
         | Op::Patch(path, ..)
         | Op::PatchSynced(path, ..) = *op
             && IN_PLACE.contains(&path)
@@ -128,7 +129,7 @@ impl Journal {
             let bytes = bytes.clone();
             self.in_place.entry(path).or_default().push((number, bytes));
         }
-        if matches!(op, Op::WriteSynced(..) | Op::PatchSynced(..) | Op::SyncDir(_)) {
+        if is_sync(op) {
             self.syncs.push(number);
         }
         op.perform(&mount.path()).unwrap_or_else(|error| panic!("{op:?}: {error}"));
@@ -145,7 +146,7 @@ impl Journal {
         loop {
             let name = NAMES[rng.random_range(0..NAMES.len())];
             let known = (!files.is_empty()).then(|| files[rng.random_range(0..files.len().max(1))]);
-            match (rng.random_range(0..12), known) {
+            match (rng.random_range(0..17), known) {
                 (0..3, _) => {
                     let len = rng.random_range(1..5000);
                     return Op::Write(name, content(rng, len));
@@ -171,6 +172,19 @@ impl Journal {
                     return Op::Truncate(known, rng.random_range(0..SMALL_MAX));
                 }
                 (11, _) => return Op::SyncDir("/f"),
+                (12, _) => {
+                    let len = rng.random_range(1..5000);
+                    return Op::WriteFlagged(name, content(rng, len));
+                }
+                (13, _) => {
+                    let len = rng.random_range(70_000..200_000);
+                    return Op::WriteFlagged(name, content(rng, len));
+                }
+                (14, Some(known)) => return Op::Chmod(known, 0o600 | rng.random_range(0..8)),
+                (15, _) if world.contains_key("/link") => return Op::Unlink("/link"),
+                (15, _) => return Op::Symlink("a", "/link"),
+                (16, _) if world.contains_key("/made") => return Op::Rmdir("/made"),
+                (16, _) => return Op::Mkdir("/made"),
                 _ => {}
             }
         }
@@ -233,7 +247,9 @@ fn begun(op: &Op, world: &World) -> Option<World> {
         State::Begun(bytes) => State::Holes(bytes),
         other => other,
     };
-    let (Op::Write(_, bytes) | Op::WriteSynced(_, bytes)) = op else { return None };
+    let (Op::Write(_, bytes) | Op::WriteSynced(_, bytes) | Op::WriteFlagged(_, bytes)) = op else {
+        return None;
+    };
     let begun = op.cut_short(world).filter(|_| bytes.len() > SMALL_MAX)?;
     Some(begun.into_iter().map(|(path, state)| (path, holes(state))).collect())
 }
@@ -250,6 +266,7 @@ fn summary(op: &Op) -> String {
     match op {
         Op::Write(path, bytes) => format!("write {path} {}", bytes.len()),
         Op::WriteSynced(path, bytes) => format!("write and sync {path} {}", bytes.len()),
+        Op::WriteFlagged(path, bytes) => format!("write with O_SYNC {path} {}", bytes.len()),
         Op::Patch(path, at, bytes) => format!("patch {path} {at}+{}", bytes.len()),
         Op::PatchSynced(path, at, bytes) => format!("patch and sync {path} {at}+{}", bytes.len()),
         other => format!("{other:?}"),
@@ -354,7 +371,7 @@ fn what_is_older_than_a_moment_survives_without_a_sync() {
 }
 
 fn is_sync(op: &Op) -> bool {
-    matches!(op, Op::WriteSynced(..) | Op::PatchSynced(..) | Op::SyncDir(_))
+    matches!(op, Op::WriteSynced(..) | Op::WriteFlagged(..) | Op::PatchSynced(..) | Op::SyncDir(_))
 }
 
 /// The power goes while changes are sent. What the server accepted is shown again, what was

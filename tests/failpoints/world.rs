@@ -8,6 +8,8 @@ use std::os::fd::IntoRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use nix::libc;
+
 use crate::support::tree::{Entry, Tree};
 
 /// The tree as it must be, by path.
@@ -91,6 +93,8 @@ pub enum Op {
     Write(&'static str, Vec<u8>),
     /// The same with an fsync before the close.
     WriteSynced(&'static str, Vec<u8>),
+    /// The same opened with `O_SYNC`, without an fsync.
+    WriteFlagged(&'static str, Vec<u8>),
     /// Written at an offset of a file that is there, closed.
     Patch(&'static str, usize, Vec<u8>),
     /// The same with an fsync before the close.
@@ -118,8 +122,9 @@ impl Op {
                 let size = i64::try_from(*size).unwrap();
                 nix::unistd::truncate(path.as_c_str(), size).map_err(io::Error::from)
             }
-            Self::Write(path, bytes) => write(&at(path), bytes, false),
-            Self::WriteSynced(path, bytes) => write(&at(path), bytes, true),
+            Self::Write(path, bytes) => write(&at(path), bytes, 0, false),
+            Self::WriteSynced(path, bytes) => write(&at(path), bytes, 0, true),
+            Self::WriteFlagged(path, bytes) => write(&at(path), bytes, libc::O_SYNC, false),
             Self::Patch(path, offset, bytes) | Self::PatchSynced(path, offset, bytes) => {
                 let file = OpenOptions::new().write(true).open(at(path))?;
                 file.write_all_at(bytes, *offset as u64)?;
@@ -159,7 +164,9 @@ impl Op {
                 }
             }
             Self::Truncate(path, size) => change(&mut world, path, |bytes| bytes.resize(*size, 0)),
-            Self::Write(path, bytes) | Self::WriteSynced(path, bytes) => {
+            Self::Write(path, bytes)
+            | Self::WriteSynced(path, bytes)
+            | Self::WriteFlagged(path, bytes) => {
                 let mode = match world.get(*path) {
                     Some(State::File { mode, .. }) => *mode,
                     Some(_) => None,
@@ -180,7 +187,12 @@ impl Op {
     /// What else may be there when it was cut short, besides what was there before and what would
     /// have been after it.
     pub fn cut_short(&self, world: &World) -> Option<World> {
-        let (Self::Write(path, bytes) | Self::WriteSynced(path, bytes)) = self else { return None };
+        let (Self::Write(path, bytes)
+        | Self::WriteSynced(path, bytes)
+        | Self::WriteFlagged(path, bytes)) = self
+        else {
+            return None;
+        };
         let mut world = world.clone();
         let begun = State::Begun(bytes.clone());
         world.insert((*path).to_owned(), begun);
@@ -195,9 +207,10 @@ fn change(world: &mut World, path: &str, act: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-fn write(path: &Path, bytes: &[u8], synced: bool) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8], flags: i32, synced: bool) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o640).open(path)?;
+    options.write(true).create(true).truncate(true).mode(0o640).custom_flags(flags);
+    let mut file = options.open(path)?;
     for piece in bytes.chunks(PIECE) {
         file.write_all(piece)?;
     }

@@ -263,3 +263,44 @@ fn a_full_disk_does_not_keep_the_daemon_busy() {
         (1..=20).all(|n| server.get(&format!("/{n}")).is_some()).then_some(())
     });
 }
+
+/// Where there is no room to keep both sides of a conflict, neither is touched: ours waits here, theirs is
+/// at the server. Both are kept as soon as there is room.
+#[test]
+fn a_conflict_waits_until_both_sides_can_be_kept() {
+    fuse_or_skip!();
+    let Some(disk) = Disk::new() else { return };
+    let server = TestServer::builder().max_body_bytes(8 << 20).start();
+    let mount = disk.mount(&server);
+    // More than the room that is set aside for such a time.
+    let (base, ours, theirs) = (bytes(1, 2 << 20), bytes(2, 2 << 20), bytes(3, 2 << 20));
+    fs::write(mount.at("f"), base).unwrap();
+    mount.flush();
+    assert!(mount.ctl(&["pause"]).status.success());
+    fs::write(mount.at("f"), &ours).unwrap();
+    server.put("/f", &theirs);
+    disk.fill();
+    server.log().reset();
+    assert!(mount.ctl(&["resume"]).status.success());
+    wait_for("theirs is asked for", || {
+        disk.fill();
+        (server.log().count("GET", "/fs/raw") > 1).then_some(())
+    });
+    assert_eq!(mount.status()["conflicts"]["open"], 0);
+    assert!(fs::read(mount.at("f")).unwrap() == ours);
+    assert!(server.get("/f").unwrap().0 == theirs);
+    disk.free();
+    wait_for("the conflict", || (mount.status()["conflicts"]["open"] == 1).then_some(()));
+    assert!(fs::read(mount.at("f")).unwrap() == theirs);
+    let copies = fs::read_dir(mount_state(&disk).join("conflicts")).unwrap();
+    let copies: Vec<PathBuf> = copies.map(|copy| copy.unwrap().path()).collect();
+    assert_eq!(copies.len(), 1, "nothing is left of the attempts: {copies:?}");
+    assert!(fs::read(copies[0].join("local")).unwrap() == ours);
+    assert!(fs::read(copies[0].join("remote")).unwrap() == theirs);
+    assert!(server.get("/f").unwrap().0 == theirs);
+}
+
+/// The state folder of a mount whose state is on that disk.
+fn mount_state(disk: &Disk) -> PathBuf {
+    disk.path().join("m")
+}

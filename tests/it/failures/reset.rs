@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::fuse_or_skip;
 use crate::support::observe::{history, json, stderr, stdout, wait_sent, wait_state};
 use crate::support::tree::{Tree, bytes_of, tree};
-use crate::support::{Mount, TestServer, shell, wait_for};
+use crate::support::{Kind, Mount, TestServer, shell, wait_for};
 
 /// What must hold while the server looks reset: everything is still here and can be used, and no
 /// deletion is sent.
@@ -119,5 +119,51 @@ fn a_server_whose_history_went_back_is_not_believed() {
         let n = conflict["path"].as_str().unwrap().trim_start_matches('/');
         let ours = fs::read(Path::new(conflict["dir"].as_str().unwrap()).join("local")).unwrap();
         assert_eq!(ours, format!("new {n}\n").as_bytes());
+    }
+}
+
+/// The mounted folder goes at the server, and a file takes its name. The mount stays, what was not sent
+/// yet is not lost, and work goes on.
+#[test]
+fn a_mounted_folder_that_becomes_a_file_stays_a_mount() {
+    fuse_or_skip!();
+    for kind in [Kind::Extended, Kind::Original] {
+        let server = kind.server().start();
+        for n in 0..12 {
+            server.put(&format!("/project/d/{n}"), b"theirs");
+        }
+        let builder = Mount::builder(&server.source()).args(&["--remote-path", "/project"]);
+        let mut mount = builder.start();
+        mount.wait_synced();
+        assert!(mount.ctl(&["pause"]).status.success());
+        fs::write(mount.at("d/1"), "edited here").unwrap();
+        fs::write(mount.at("new"), "made here").unwrap();
+        for n in 0..12 {
+            server.delete(&format!("/project/d/{n}"));
+        }
+        server.put("/project", b"a file in the place of the folder");
+        wait_for("the removals arrive", || (!mount.at("d/2").exists()).then_some(()));
+        let ours = |mount: &Mount| {
+            assert_eq!(fs::read(mount.at("d/1")).unwrap(), b"edited here");
+            assert_eq!(fs::read(mount.at("new")).unwrap(), b"made here");
+        };
+        ours(&mount);
+        mount.kill9();
+        mount.start();
+        ours(&mount);
+        assert!(mount.ctl(&["resume"]).status.success());
+        mount.flush();
+        ours(&mount);
+        fs::write(mount.at("later"), "later").unwrap();
+        mount.flush();
+        let files = server.files();
+        let expected = [
+            ("/project", "a file in the place of the folder"),
+            ("/project/d/1", "edited here"),
+            ("/project/later", "later"),
+            ("/project/new", "made here"),
+        ];
+        let expected = expected.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
+        assert_eq!(files, std::collections::BTreeMap::from(expected), "{kind:?}");
     }
 }
