@@ -19,8 +19,9 @@ use workspaced::{After, Before, RequestHead};
 use crate::fuse_or_skip;
 use crate::support::edge::{Edge, reply};
 use crate::support::observe::{count, history, outbox, stdout, wait_sent, wait_state};
+use crate::support::proxy::{self, Proxy};
 use crate::support::tree::{bytes_of, tree};
-use crate::support::{Mount, TestServer, bytes, seed, shell, wait_for};
+use crate::support::{Mount, PATIENCE, TestServer, bytes, seed, shell, wait_for, wait_within};
 
 /// No call on the mount may take longer, whatever the server does.
 const LOCAL_MAX: Duration = Duration::from_secs(1);
@@ -295,6 +296,44 @@ fn a_slow_server_does_not_slow_the_mount() {
     edge.clear();
     mount.flush();
     assert_eq!(server.files().len(), 20 + n);
+}
+
+/// A way on which everything gets lost, as behind a cable that was pulled: connections stand, nothing
+/// comes. What is here goes on at full speed; what hangs is given up, and once new requests get through
+/// everything arrives, though the old connections never end.
+#[test]
+fn a_way_that_swallows_everything_holds_up_nothing() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let proxy = Proxy::of(&server);
+    let mount = Mount::builder(&proxy.source()).start();
+    mount.wait_synced();
+    shell(&mount.path(), "mkdir d; for n in $(seq 20); do echo $n > d/$n; done");
+    mount.flush();
+    let swallows = Arc::new(AtomicBool::new(true));
+    let flag = Arc::clone(&swallows);
+    let for_ever = Duration::from_secs(100_000);
+    proxy.rule(move |_| match flag.load(Ordering::Relaxed) {
+        true => proxy::Act::Endless(Vec::new(), Vec::new(), for_ever),
+        false => proxy::Act::Pass,
+    });
+    let mut slowest = Slowest::default();
+    for n in 0..100 {
+        let file = mount.at(&format!("d/new-{n}"));
+        slowest.call(|| fs::write(&file, format!("{n}")).unwrap());
+        assert_eq!(slowest.call(|| fs::read(&file)).unwrap(), format!("{n}").as_bytes());
+        slowest.call(|| fs::read_dir(mount.at("d")).unwrap().count());
+        assert!(slowest.call(|| fs::read(mount.at("d/2"))).is_ok());
+    }
+    slowest.check("nothing comes");
+    wait_for("a request with changes hangs", || {
+        (proxy.count("POST", "/fs/bulk") > 1).then_some(())
+    });
+    swallows.store(false, Ordering::Relaxed);
+    // Longer than the request that hangs may take.
+    wait_within(2 * PATIENCE, "everything arrives", || (server.files().len() == 120).then_some(()));
+    wait_sent(&mount);
+    assert_eq!(mount.status()["conflicts"]["open"], 0);
 }
 
 /// A redirect to another host is not followed and no token goes there; the status says what

@@ -259,27 +259,32 @@ fn documents_name_only_what_exists() {
     assert!(wrong.is_empty(), "not there:\n{}", wrong.join("\n"));
 }
 
-/// Every promise in `docs/semantics.md` names a test, and that test exists.
+/// What the documents name as a test is one.
 #[test]
 fn every_test_that_a_promise_names_exists() {
-    let semantics = read(&root().join("docs/semantics.md"));
-    let mut named = 0;
     // Types have the same shape, but not in lower case.
     let is_test = |span: &String| span.starts_with(|c: char| c.is_lowercase());
-    for span in code_spans(&semantics).into_iter().filter(is_test) {
-        let Some((file, test)) = span.rsplit_once("::") else { continue };
-        let file = file.replace("::", "/");
-        let places = [format!("tests/it/{file}.rs"), format!("src/{file}.rs")];
-        let places = places.into_iter().chain([format!("tests/{file}.rs")]);
-        let tests = format!("src/{file}/tests.rs");
-        let found = places
-            .chain([tests])
-            .filter_map(|place| fs::read_to_string(root().join(place)).ok())
-            .any(|text| text.contains(&format!("fn {test}(")));
-        assert!(found, "docs/semantics.md names {span}, which is no test");
-        named += 1;
+    for document in ["docs/semantics.md", "docs/testing.md"] {
+        let spans = code_spans(&read(&root().join(document)));
+        let named =
+            spans.iter().filter(|span| is_test(span)).filter(|span| names_a_test(span, document));
+        assert!(named.count() > 0, "{document} names no test");
     }
-    assert!(named > 0, "docs/semantics.md names no test");
+}
+
+/// Whether a span names a test; one that looks so and is none is a failure.
+fn names_a_test(span: &str, document: &str) -> bool {
+    let Some((file, test)) = span.rsplit_once("::") else { return false };
+    let file = file.replace("::", "/");
+    let places = [format!("tests/it/{file}.rs"), format!("src/{file}.rs")];
+    let places = places.into_iter().chain([format!("tests/{file}.rs")]);
+    let tests = format!("src/{file}/tests.rs");
+    let found = places
+        .chain([tests])
+        .filter_map(|place| fs::read_to_string(root().join(place)).ok())
+        .any(|text| text.contains(&format!("fn {test}(")));
+    assert!(found, "{document} names {span}, which is no test");
+    true
 }
 
 /// A file of tests that nobody listed would never run.
