@@ -29,6 +29,7 @@ pub mod left_copies;
 pub mod link;
 pub mod listing;
 pub mod local;
+mod mend;
 pub mod merge;
 #[cfg(test)]
 mod model;

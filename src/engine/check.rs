@@ -317,7 +317,10 @@ impl Shared {
     pub fn check(&self, repair: bool) -> Result<Checked, StoreError> {
         let mut checked = Checked::default();
         match self.store.inspect() {
-            Ok(rows) => checked.findings.extend(rows.into_iter().map(Finding::from)),
+            Ok(rows) => checked.findings.extend(rows.into_iter().map(|row| {
+                let outcome = if self.mend(&row, repair) { Outcome::Mended } else { Outcome::Left };
+                Finding { outcome, ..Finding::from(row) }
+            })),
             Err(StoreError::Damaged(why)) => checked.findings.push(Finding {
                 object: Object::Database,
                 wrong: Wrong::Flaw(FlawKind::Mismatched),

@@ -9,12 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use serde_json::Value;
 
 use crate::damage::{database, files, flip, large, pause, resume, wait_for_sums};
 use crate::fuse_or_skip;
 use crate::support::observe::{stderr, stdout};
-use crate::support::{Mount, TestServer, seed, wait_for};
+use crate::support::tree::{bytes_of, tree};
+use crate::support::{Mount, TestServer, seed, shell, wait_for};
 
 /// Each file below a folder with its bytes and the time of its last change.
 fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
@@ -200,17 +202,66 @@ fn a_running_mount_checks_itself() {
     assert_eq!((code, findings(&again)), (Some(0), BTreeMap::new()));
     assert!(fs::read(mount.at("clean")).unwrap() == large(0));
     assert!(fs::read(mount.at("clean-gone")).unwrap() == large(1));
-    {
+    let damage = |damage: &str| {
         let state = rusqlite::Connection::open(database(&mount)).unwrap();
-        let damage = "UPDATE nodes SET mode = mode + 1 WHERE name = 'clean-whole'";
         assert_eq!(state.execute(damage, []).unwrap(), 1);
-    }
+    };
+    damage("UPDATE meta SET value = value || 'x' WHERE key = 'name'");
     let (code, left) = repair(&mount, &[]);
     assert_eq!(code, Some(7));
     let row = &left["findings"][0];
     assert_eq!((&row["object"], &row["outcome"]), (&"row".into(), &"left".into()), "{left:#}");
     let text = stdout(&mount.ctl(&["repair", "-m", "m"]));
     assert!(text.contains("mountctl unmount -m m, then mountctl repair -m m"), "{text}");
+}
+
+/// Rows that are damaged while the mount runs are written again as they are in memory; after a kill nothing
+/// is missing, and what waited is sent once.
+#[test]
+fn a_running_mount_writes_damaged_rows_again() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let mut mount = Mount::of(&server);
+    mount.wait_synced();
+    shell(&mount.path(), "echo known > known; echo tagged > tagged");
+    mount.flush();
+    assert!(mount.ctl(&["pause"]).status.success());
+    shell(&mount.path(), "echo changed > known; echo new > new; rm tagged; echo again > again");
+    setxattr(mount.at("again"), "user.a", b"b", XattrFlags::empty()).unwrap();
+    let before = bytes_of(&tree(&mount.path()).unwrap());
+    {
+        let state = rusqlite::Connection::open(database(&mount)).unwrap();
+        for (damage, rows) in [
+            ("UPDATE nodes SET size = size + 1 WHERE name IN ('known', 'new')", 2),
+            ("UPDATE outbox SET path = path || 'x' WHERE path = '/new'", 1),
+            ("UPDATE outbox SET attempts = attempts + 1 WHERE path = '/tagged'", 1),
+            ("UPDATE xattrs SET attributes = x'00'", 1),
+        ] {
+            assert_eq!(state.execute(damage, []).unwrap(), rows, "{damage}");
+        }
+    }
+    let outcomes = |document: &Value| {
+        let all = document["findings"].as_array().unwrap();
+        all.iter().map(|one| one["outcome"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for args in [&["--dry-run"][..], &["--dry-run"], &[]] {
+        let (_, found) = repair(&mount, args);
+        assert_eq!(outcomes(&found), ["mended"; 5], "{found:#}");
+    }
+    let (code, again) = repair(&mount, &[]);
+    assert_eq!((code, outcomes(&again)), (Some(0), Vec::new()), "{again:#}");
+    mount.kill9();
+    mount.start();
+    assert_eq!(bytes_of(&tree(&mount.path()).unwrap()), before);
+    let mut value = [0; 8];
+    assert_eq!(getxattr(mount.at("again"), "user.a", &mut value[..]), Ok(1));
+    assert_eq!(value[0], b'b');
+    assert!(mount.ctl(&["resume"]).status.success());
+    mount.flush();
+    assert_eq!(server.files(), before);
+    let kept = fs::read_dir(mount.state()).unwrap().map(|entry| entry.unwrap().file_name());
+    let kept: Vec<_> = kept.filter(|name| name.to_string_lossy().contains(".corrupt.")).collect();
+    assert!(kept.is_empty(), "the next start finds nothing to set aside: {kept:?}");
 }
 
 /// A repair that is killed at any moment has removed nothing; the next one goes on, and in the end all is
