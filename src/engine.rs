@@ -34,6 +34,7 @@ pub mod merge;
 #[cfg(test)]
 mod model;
 pub mod news;
+mod orphans;
 pub mod outbox;
 pub mod plan;
 mod reads;

@@ -146,7 +146,7 @@ impl Shared {
             if !state.is_quiet() || !self.still_current(record) {
                 return Ok(None);
             }
-            let ours = self.source_of(ino, state)?;
+            let ours = self.ours_of(record, ino, state)?;
             let measured = ours.copy_to(&folder.file("local"))?;
             failpoint!("conflict.local");
             let base = self.base_of(record);
@@ -273,7 +273,17 @@ impl Shared {
     fn still_current(&self, record: &Record) -> bool {
         let core = self.core();
         let lane = core.outbox.lane(&record.path);
-        lane.is_some_and(|lane| lane.current.record.seq == record.seq && lane.after.is_empty())
+        lane.is_some_and(|lane| lane.current.record.seq == record.seq && !lane.has_newer())
+    }
+
+    /// Where the bytes are that a record is to store. Its node may have lost the name meanwhile; the
+    /// small content that the record keeps has not.
+    fn ours_of(&self, record: &Record, ino: Ino, state: &OpenState) -> io::Result<Source> {
+        let has_node = self.core().tree.get(ino).is_some_and(|node| !node.is_dir());
+        match record.blob.filter(|_| !has_node) {
+            Some(blob) => Ok(Source::Bytes(self.contents.blob(blob).map_err(io::Error::other)?)),
+            None => self.source_of(ino, state),
+        }
     }
 
     /// Where the bytes of a node are that is quiet. Runs with the open file locked.
@@ -300,7 +310,9 @@ impl Shared {
                     return Err(io::Error::other("our content is not here"));
                 }
             },
-            Some(Kind::Dir { .. } | Kind::Special { .. }) | None => Source::Bytes(Bytes::new()),
+            Some(Kind::Dir { .. } | Kind::Special { .. }) | None => {
+                return Err(io::Error::other("there is no file of ours"));
+            }
         })
     }
 }

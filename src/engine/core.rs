@@ -282,6 +282,7 @@ impl Core {
         // Where rows were lost, what nothing names may be what they named.
         let whole = core.lost.is_empty() && loaded.damaged.is_empty() && !loaded.rebuilt;
         if whole {
+            core.end_orphans(&mut changes);
             core.sweep_xattrs(&mut changes);
             core.sweep_blobs(&loaded.blobs, &mut changes);
         }

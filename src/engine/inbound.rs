@@ -470,6 +470,7 @@ impl Core {
                 self.release_blob(blob, changes);
             }
         }
+        self.end_orphan(&path, changes);
         self.note_recheck(&path, changes);
     }
 

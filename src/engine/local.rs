@@ -355,6 +355,7 @@ impl Core {
         if let Some(body) = node.body() {
             self.release_content(body.content, changes);
         }
+        self.end_orphans_of(ino, changes);
     }
 
     /// Notes a content that was fetched, without any change of the file.

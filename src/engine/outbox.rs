@@ -101,6 +101,23 @@ impl Lane {
         self.current.record.known_base().is_none().then_some("nothing leads to the current record")
     }
 
+    /// Whether a later change is about the same thing as the current record; what is of another kind
+    /// only has its turn after it.
+    #[must_use]
+    pub fn has_newer(&self) -> bool {
+        self.after.iter().any(|slot| coalesces(self.current.record.op, slot.record.op))
+    }
+
+    /// Takes the next change that the current record can take up.
+    fn take_joining(&mut self) -> Option<Slot> {
+        let op = self.current.record.op;
+        // A file that goes before a folder's removal does so with all its changes. What is removed
+        // makes room for what follows it, and has its place before that.
+        let among = if matches!(op, Op::Put | Op::Meta) { self.after.len() } else { 1 };
+        let at = self.after.iter().take(among).position(|slot| coalesces(op, slot.record.op))?;
+        self.after.remove(at)
+    }
+
     /// The records of the lane, in order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         std::iter::once(&self.current.record).chain(self.after.iter().map(|slot| &slot.record))
@@ -461,9 +478,7 @@ impl Outbox {
     pub fn fold(&mut self, path: &WsPath, rows: &mut Vec<Row>) {
         let Some(mut lane) = self.take(path) else { return };
         let mut folded = false;
-        while let Some(next) =
-            lane.after.pop_front_if(|next| coalesces(lane.current.record.op, next.record.op))
-        {
+        while let Some(next) = lane.take_joining() {
             rows.push(Row::DeleteRecord(next.record.seq));
             let current = &mut lane.current;
             current.record.op = merged_op(current.record.op, next.record.op);

@@ -285,6 +285,7 @@ impl Core {
         for blob in before {
             self.release_blob(blob, changes);
         }
+        self.end_orphan(path, changes);
     }
 
     /// A request failed as a whole.
@@ -399,6 +400,7 @@ impl Core {
         if newer {
             self.fold_waiting(path, changes);
         }
+        self.end_orphan(path, changes);
     }
 
     /// Tries parked records again that a new credential may be allowed to send.

@@ -54,6 +54,10 @@ impl Core {
                 let base = record.known_base().cloned().unwrap_or(Base::Absent);
                 self.settle_resend(&record, base, now, changes);
             }
+            Verdict::Keep if self.is_orphan(&record) => {
+                self.end_record(path, &Base::Absent, now.mono, changes);
+                self.note_recheck(path, changes);
+            }
             Verdict::Keep => return Some(record),
             Verdict::Yield => self.settle_yield(&record, theirs, now, changes),
         }

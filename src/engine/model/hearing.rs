@@ -327,8 +327,9 @@ impl World {
     pub(super) fn keep_both(&mut self, at: usize, record: &Record, theirs: &RemoteFile) {
         let lane = self.mounts[at].core.outbox.lane(&record.path);
         let is_current =
-            lane.is_some_and(|lane| lane.current.record.seq == record.seq && lane.after.is_empty());
-        let ours = record.ino.and_then(|ino| self.local_bytes(at, ino));
+            lane.is_some_and(|lane| lane.current.record.seq == record.seq && !lane.has_newer());
+        let small = || self.mounts[at].disk.blobs.get(&record.blob?).copied();
+        let ours = record.ino.and_then(|ino| self.local_bytes(at, ino)).or_else(small);
         let Some(ours) = ours.filter(|_| is_current) else {
             return self.postpone(at, &record.path);
         };
