@@ -167,7 +167,7 @@ impl Core {
         match (approval.kind, approve) {
             (Kind::Removals, true) => {
                 for path in &approval.paths {
-                    self.outbox.need_approval(path, false, &mut changes.rows);
+                    self.outbox.approve(path, &mut changes.rows);
                 }
                 self.guards.here.clear();
             }
@@ -198,6 +198,10 @@ impl Core {
     /// they come back, also when the program ends in between.
     fn take_back_removals(&mut self, paths: &[WsPath], changes: &mut Changes) {
         for path in paths {
+            // It may follow what is in a request.
+            for blob in self.outbox.take_back(path, &mut changes.rows) {
+                self.release_blob(blob, changes);
+            }
             let held = self.outbox.lane(path).map(|lane| &lane.current.record);
             if held.is_some_and(|record| record.needs_approval) {
                 self.drop_record(path, changes);

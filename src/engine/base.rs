@@ -52,7 +52,7 @@ impl Core {
     }
 
     /// The digest that a copy of the node's working file must have; `None` when none is to be made.
-    fn wants_base(&self, ino: Ino) -> Option<(FileId, Digest)> {
+    pub(super) fn wants_base(&self, ino: Ino) -> Option<(FileId, Digest)> {
         let node = self.tree.get(ino).filter(|node| !node.local_only)?;
         let body = node.body()?;
         let Content::File(file) = body.content else { return None };

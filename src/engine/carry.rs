@@ -289,6 +289,8 @@ impl Core {
         stores: bool,
         changes: &mut Changes,
     ) {
+        // Names may have changed places since: another file has those bytes then, and keeps them.
+        let base = base.filter(|blob| self.owner(*blob).is_none_or(|owner| owner == ino));
         let Some(node) = self.tree.get_mut(ino) else { return };
         // Derived from a version of which nothing is known: whatever is read there replaces it.
         node.synced = Some(Box::default());

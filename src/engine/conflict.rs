@@ -23,6 +23,7 @@ use crate::content::open::{Body, OpenState};
 use crate::content::working::scan;
 use crate::digest::Digest;
 use crate::node::{Content, Ino, Kind};
+use crate::path::WsPath;
 use crate::record::{ConflictRow, How, Record, Resolution};
 use crate::remote::RemoteFile;
 
@@ -31,7 +32,7 @@ const OPEN_WAIT: Duration = Duration::from_secs(1);
 
 /// What takes the name.
 #[derive(Debug)]
-enum Settlement {
+pub(super) enum Settlement {
     /// Theirs; ours waits for a person unless a rule has decided.
     Take(Option<How>),
     /// Ours, or a merge of both: sent on the base of theirs.
@@ -39,7 +40,7 @@ enum Settlement {
 }
 
 impl Settlement {
-    fn how(&self) -> Option<How> {
+    pub(super) fn how(&self) -> Option<How> {
         match self {
             Self::Take(how) => *how,
             Self::Push(how, _) => Some(*how),
@@ -47,9 +48,43 @@ impl Settlement {
     }
 }
 
+/// What the policy alone decides; `None` when both are to be merged. `is_named` says whether anything
+/// can be sent on the base of theirs.
+pub(super) fn by_policy(policy: Policy, is_named: bool, are_files: bool) -> Option<Settlement> {
+    match policy {
+        Policy::Theirs => Some(Settlement::Take(Some(How::Theirs))),
+        Policy::Ours if is_named => Some(Settlement::Push(How::Ours, None)),
+        Policy::Merge if is_named && are_files => None,
+        Policy::Keep | Policy::Ours | Policy::Merge => Some(Settlement::Take(None)),
+    }
+}
+
+/// What merging leads to.
+pub(super) fn by_merging(
+    path: &WsPath,
+    base: Option<&[u8]>,
+    ours: &[u8],
+    theirs: &[u8],
+) -> Settlement {
+    match three_way(base, ours, theirs) {
+        Ok(Merge::Clean(merged)) if merged.as_bytes() == theirs => {
+            Settlement::Take(Some(How::Merged))
+        }
+        Ok(Merge::Clean(merged)) => {
+            let news = (merged.as_bytes() != ours).then(|| Bytes::from(merged));
+            Settlement::Push(How::Merged, news)
+        }
+        Ok(Merge::Overlap(_)) => Settlement::Take(None),
+        Err(refusal) => {
+            tracing::debug!(%path, %refusal, "not merged");
+            Settlement::Take(None)
+        }
+    }
+}
+
 impl Core {
     /// An id for a new conflict over a record; one record can have several in its life.
-    fn conflict_id(&self, record: &Record) -> String {
+    pub(super) fn conflict_id(&self, record: &Record) -> String {
         let ids = (1..).map(|n| match n {
             1 => format!("c-{}", record.seq.0),
             n => format!("c-{}-{n}", record.seq.0),
@@ -209,28 +244,12 @@ impl Shared {
         // Without a way to name their version nothing can be sent on it.
         let is_named = theirs.revision.is_some() || theirs.edited_at.is_some();
         let policy = self.core().settings.conflict_policies.of(&record.path);
-        match policy {
-            Policy::Theirs => return Ok(Settlement::Take(Some(How::Theirs))),
-            Policy::Ours if is_named => return Ok(Settlement::Push(How::Ours, None)),
-            Policy::Merge if is_named && self.are_files(record, theirs) => {}
-            Policy::Keep | Policy::Ours | Policy::Merge => return Ok(Settlement::Take(None)),
+        if let Some(settlement) = by_policy(policy, is_named, self.are_files(record, theirs)) {
+            return Ok(settlement);
         }
         let ours = ours.read_text()?;
         let their_bytes = Source::File(folder.file("remote")).read_text()?;
-        Ok(match three_way(base.map(|base| &base[..]), &ours, &their_bytes) {
-            Ok(Merge::Clean(merged)) if merged.as_bytes() == their_bytes => {
-                Settlement::Take(Some(How::Merged))
-            }
-            Ok(Merge::Clean(merged)) => {
-                let news = (merged.as_bytes() != ours).then(|| Bytes::from(merged));
-                Settlement::Push(How::Merged, news)
-            }
-            Ok(Merge::Overlap(_)) => Settlement::Take(None),
-            Err(refusal) => {
-                tracing::debug!(path = %record.path, %refusal, "not merged");
-                Settlement::Take(None)
-            }
-        })
+        Ok(by_merging(&record.path, base.map(|base| &base[..]), &ours, &their_bytes))
     }
 
     /// Whether both sides are ordinary files.

@@ -416,15 +416,16 @@ impl Core {
         }
     }
 
+    /// The node that has a small content now.
+    pub(super) fn owner(&self, blob: BlobId) -> Option<Ino> {
+        let ino = self.blob_owners.get(&blob)?;
+        let body = self.tree.get(*ino).and_then(Node::body)?;
+        (body.content == Content::Blob(blob)).then_some(*ino)
+    }
+
     /// Removes a small content unless a record or its node still refers to it.
     pub(super) fn release_blob(&mut self, blob: BlobId, changes: &mut Changes) {
-        let owned = self
-            .blob_owners
-            .get(&blob)
-            .and_then(|ino| self.tree.get(*ino))
-            .and_then(Node::body)
-            .is_some_and(|body| body.content == Content::Blob(blob));
-        if !owned && !self.outbox.uses(blob) {
+        if self.owner(blob).is_none() && !self.outbox.uses(blob) {
             self.blob_owners.remove(&blob);
             self.large_blobs.remove(&blob);
             changes.rows.push(Row::DeleteBlob(blob));

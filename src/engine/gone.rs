@@ -1,7 +1,8 @@
 //! Removals of which a reply or a read told before the change stream did: what that tells of such a
 //! path may be older, and would show the file again for a moment. It is read again instead. Pure.
 //!
-//! On disk a removal of ours is a path to be read again, which is all that is left of it after a restart.
+//! A removal without a revision is forgotten by a restart; what the stream then tells of it may show the
+//! file for a moment, until the stream tells of the removal. On disk a removal of ours is a path to be read again, which is all that is left of it after a restart.
 
 use std::collections::BTreeMap;
 

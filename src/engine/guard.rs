@@ -110,7 +110,7 @@ impl Core {
         let limits = self.settings.removals;
         if record.op == Op::RemoveDir {
             if self.guards.here.tripped {
-                self.outbox.need_approval(path, true, &mut changes.rows);
+                self.outbox.need_approval(path, &mut changes.rows);
             }
             return;
         }
@@ -123,7 +123,7 @@ impl Core {
         if !self.guards.here.is_beyond(now.mono, limits, left) {
             return;
         }
-        self.outbox.need_approval(path, true, &mut changes.rows);
+        self.outbox.need_approval(path, &mut changes.rows);
         if !was {
             self.hold_burst(now.mono.saturating_sub(limits.window), changes);
             let held = self.outbox.needing_approval();
@@ -141,7 +141,7 @@ impl Core {
         let paths: Vec<WsPath> =
             self.outbox.waiting().filter(of_burst).map(|slot| slot.record.path.clone()).collect();
         for path in paths {
-            self.outbox.need_approval(&path, true, &mut changes.rows);
+            self.outbox.need_approval(&path, &mut changes.rows);
         }
     }
 

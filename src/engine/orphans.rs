@@ -5,16 +5,23 @@
 //! alone went with it, as whoever took its name wanted; then there is nothing left to send. Pure.
 
 use super::core::{Changes, Core};
+use super::plan::Item;
 use crate::node::Ino;
 use crate::path::WsPath;
 use crate::record::{Op, Record, RecordState};
 
 impl Core {
-    /// Whether nobody has the bytes any more that a record is to store.
+    /// Whether the bytes that a record is to store are not under its name any more: nobody has them, or
+    /// they have another name, and a record there.
     pub(super) fn is_orphan(&self, record: &Record) -> bool {
         record.op == Op::Put
             && record.blob.is_none()
-            && record.ino.is_none_or(|ino| self.tree.get(ino).is_none())
+            && record.ino.is_none_or(|ino| self.tree.path_of(ino).as_ref() != Some(&record.path))
+    }
+
+    /// Whether the file of an item was renamed since that was handed out.
+    pub(super) fn moved_on(&self, item: &Item) -> bool {
+        item.ino.is_some_and(|ino| self.tree.path_of(ino).is_some_and(|path| path != item.path))
     }
 
     /// Ends the current record of a path if it is such a one. What is in a request waits for its end.
@@ -59,7 +66,7 @@ mod tests {
     use super::*;
     use crate::engine::core::{Now, Settings};
     use crate::engine::local::{Creator, Sealed};
-    use crate::engine::plan::{Item, Task};
+    use crate::engine::plan::Task;
     use crate::engine::rename::RenameMode;
     use crate::node::{Content, FileBody, FileId, Kind, ROOT};
     use crate::remote::{Capabilities, EventChange, Metadata, RemoteError, RemoteFile, Size};

@@ -6,6 +6,7 @@
 //! its undoing leave nothing. Every change of a record comes with the row that persists it. Pure:
 //! `now` is an argument.
 
+mod approval;
 mod changes;
 
 use std::collections::hash_map::Entry;
@@ -288,29 +289,6 @@ impl Outbox {
     #[must_use]
     pub fn removals(&self) -> usize {
         self.removals
-    }
-
-    /// Removals that wait for a person, by path.
-    pub fn held_for_approval(&self) -> impl Iterator<Item = &Record> {
-        let all = if self.held == 0 { None } else { Some(self.lanes.values()) };
-        all.into_iter().flatten().flat_map(Lane::records).filter(|record| record.needs_approval)
-    }
-
-    /// How many removals wait for a person.
-    #[must_use]
-    pub fn needing_approval(&self) -> usize {
-        self.held
-    }
-
-    /// Has the newest record of `path` wait for a person, or go on.
-    pub fn need_approval(&mut self, path: &WsPath, needed: bool, rows: &mut Vec<Row>) {
-        let Some(mut lane) = self.take(path) else { return };
-        let slot = lane.after.back_mut().unwrap_or(&mut lane.current);
-        if slot.record.state == RecordState::Waiting {
-            slot.record.needs_approval = needed;
-            rows.push(Row::PutRecord(Box::new(slot.record.clone())));
-        }
-        self.put_back(path.clone(), lane);
     }
 
     /// Records in flight.

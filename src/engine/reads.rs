@@ -66,7 +66,8 @@ impl Core {
             Some(file) => self.stored(file, Source::Read, quiet, now, changes),
             None => {
                 let applied = self.removed(path, quiet, now, changes);
-                if applied == Inbound::Applied {
+                // Nothing may be here of it any more; the stream may have to tell of it all the same.
+                if matches!(applied, Inbound::Applied | Inbound::Known) {
                     self.note_gone(path, None, changes);
                 }
                 applied
@@ -147,6 +148,8 @@ impl Core {
         let is_here = self.tree.path_of(ino).as_ref() == Some(&file.path);
         if !is_renamed && is_here && !older && known != file.revision {
             self.adopt_version(ino, file, changes);
+            // Another read of it may be under way, and older.
+            self.overtake(&file.path, file.revision.as_ref());
             // The kernel may hold pages, and the size, of the version before.
             changes.invalidations.push(Invalidation::Node(ino));
         }

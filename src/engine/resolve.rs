@@ -108,7 +108,13 @@ pub struct Manner {
 
 impl Core {
     /// Notes how a conflict ended.
-    fn resolved(&mut self, conflict: &ConflictRow, how: How, now: Now, changes: &mut Changes) {
+    pub(super) fn resolved(
+        &mut self,
+        conflict: &ConflictRow,
+        how: How,
+        now: Now,
+        changes: &mut Changes,
+    ) {
         let mut conflict = conflict.clone();
         conflict.resolution = Some(Resolution { how, automatic: false, at: now.wall });
         changes.rows.push(Row::PutConflict(Box::new(conflict.clone())));

@@ -24,9 +24,7 @@ use super::plan::Task;
 use super::shared::{Notice, NoticeKind, Shared};
 use super::standing::Resumed;
 use crate::path::WsPath;
-use crate::remote::{
-    Capabilities, Cursor, EventChange, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent,
-};
+use crate::remote::{Capabilities, Cursor, EventId, FeedItem, FeedMode, RemoteError, RemoteEvent};
 
 /// How often a connection is tried while the server cannot be reached: what lets the replay start
 /// within a second of its return without a request being made.
@@ -561,8 +559,8 @@ impl Runner {
         failpoint!("approve.decided");
         if let Ok(decided) = &decided {
             for path in &decided.remove {
-                let path = path.clone();
-                self.shared.apply_event(&EventChange::Deleted { path, revision: None });
+                // What the stream still has to tell of them may be older.
+                self.shared.missing(path);
             }
             if decided.offer_again {
                 let tail = self.shared.core().cursor.clone().map(|cursor| cursor.id);

@@ -224,6 +224,10 @@ impl Shared {
 
     /// Where the bytes are now: content that is only at the remote is fetched first.
     async fn settle_source(self: &Arc<Self>, item: &Item) -> Result<ItemSource, Unready> {
+        if matches!(item.source, ItemSource::File(_)) && self.core().moved_on(item) {
+            // What is in it now may never have been under this name.
+            return Err(Unready::Later("it was renamed".to_owned()));
+        }
         let ItemSource::Remote(ino) = item.source else { return Ok(item.source.clone()) };
         match self.ensure_local(ino).await {
             Ok(()) => {}
