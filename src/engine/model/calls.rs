@@ -6,6 +6,7 @@ use super::checks::Cause;
 use super::reference::{Displaced, Reader};
 use super::remote::{Bytes, body};
 use super::story::{Body, Call};
+use super::texts::with_line;
 use super::world::World;
 use crate::engine::local::{Creator, Sealed, SetAttributes};
 use crate::engine::rename::RenameMode;
@@ -39,7 +40,7 @@ impl World {
     }
 
     /// Asks the reference what the call does. `None` when it must be refused.
-    fn refer(&mut self, at: usize, call: impl FnOnce(&mut Reader) -> Displaced) -> bool {
+    pub(super) fn refer(&mut self, at: usize, call: impl FnOnce(&mut Reader) -> Displaced) -> bool {
         let before = self.mounts[at].reader.clone();
         let Some(displaced) = call(&mut self.mounts[at].reader) else {
             self.mounts[at].reader = before;
@@ -66,9 +67,20 @@ impl World {
         };
         let size = match how {
             Body::Empty => 0,
-            Body::Small | Body::Open => 8,
+            Body::Small | Body::Open | Body::Line(_) => 8,
             Body::Large => LARGE,
         };
+        // Whoever changes a line has read the file.
+        let read = match (how, there) {
+            (Body::Line(_), Some(ino)) if content.is_some() => {
+                if !self.fetch(at, ino) {
+                    return;
+                }
+                self.local_bytes(at, ino).filter(|bytes| *bytes != 0)
+            }
+            _ => None,
+        };
+        let offered = in_place.and_then(|(ino, _)| self.offer_base(at, ino));
         let mtime = self.now.wall;
         if let Some((ino, file)) = in_place {
             // The outbox knows of a working file's change before its first byte is there.
@@ -79,7 +91,11 @@ impl World {
                 core.seal(ino, &sealed, now, changes);
             });
         }
-        let bytes = if how == Body::Empty { 0 } else { self.new_bytes() };
+        let bytes = match (how, read) {
+            (Body::Empty, _) => 0,
+            (Body::Line(line), Some(read)) => with_line(read, line, self.new_line()),
+            _ => self.new_bytes(),
+        };
         let is_possible = self.refer(at, |reader| reader.write(path, bytes));
         let is_folder = there.is_some() && content.is_none();
         assert_eq!(is_possible, place.is_some() && !is_folder, "write {path}");
@@ -90,7 +106,9 @@ impl World {
             (_, Some((_, file))) => Content::File(file),
             (Body::Empty, None) => Content::Empty,
             (Body::Large, None) => Content::File(FileId(self.take_id(at))),
-            (Body::Small | Body::Open, None) => Content::Blob(BlobId(self.take_id(at))),
+            (Body::Small | Body::Open | Body::Line(_), None) => {
+                Content::Blob(BlobId(self.take_id(at)))
+            }
         };
         if let Content::File(file) = content {
             self.mounts[at].disk.files.insert(file, bytes);
@@ -109,6 +127,7 @@ impl World {
             }
             core.seal(ino, &sealed, now, changes);
         });
+        self.withdraw_base(at, offered);
     }
 
     fn make_dir(&mut self, at: usize, path: &WsPath) {

@@ -23,6 +23,10 @@ pub(super) enum Cause {
     News(Vec<WsPath>),
     /// Both sides were kept, theirs takes the name.
     Kept(WsPath),
+    /// Both sides were kept, and this takes the name: ours, or a merge.
+    Pushed(WsPath, Bytes),
+    /// What was to be sent of this path is given up; what it was made from is shown.
+    GivenUp(WsPath),
     /// Bytes that only the remote had are gone there.
     Lost,
 }
@@ -154,6 +158,14 @@ impl World {
             Cause::Nothing => panic!("{story}"),
             Cause::News(paths) => assert!(about(paths), "{story}"),
             Cause::Kept(kept) => assert!(about(std::slice::from_ref(kept)), "{story}"),
+            Cause::Pushed(pushed, bytes) => {
+                assert!(path == pushed && is == Some(Entry::File(Some(*bytes))), "{story}");
+                return;
+            }
+            Cause::GivenUp(given_up) => {
+                assert!(about(std::slice::from_ref(given_up)), "{story}");
+                return;
+            }
             Cause::Lost => {}
         }
         let newest = before.values().rev().find(|(_, record)| record.path == *path);
@@ -192,6 +204,10 @@ impl World {
         let found = versions[from..].iter().position(|version| *version == there);
         let Some(found) = found else { panic!("{story}, and that was over: {known} {versions:?}") };
         self.mounts[at].note_known(path, from + found + 1);
+        match there {
+            Some(_) => drop(self.mounts[at].gone_by_news.remove(path)),
+            None => drop(self.mounts[at].gone_by_news.insert(path.clone())),
+        }
     }
 
     /// The reference goes on from what is seen now.

@@ -14,7 +14,7 @@ use crate::engine::listing::is_too_much_missing;
 use crate::engine::reads::Wanted;
 use crate::node::{BlobId, Content, Ino};
 use crate::path::WsPath;
-use crate::record::{ConflictRow, Record, Seq};
+use crate::record::{Record, Seq};
 use crate::remote::{Cursor, EventChange, EventId, RemoteEntry, RemoteError, RemoteFile};
 use crate::revision::Revision;
 use crate::store::Row;
@@ -101,7 +101,7 @@ impl World {
         self.apply_event(at, &change, quiet)
     }
 
-    fn apply_event(&mut self, at: usize, change: &EventChange, quiet: bool) -> Inbound {
+    pub(super) fn apply_event(&mut self, at: usize, change: &EventChange, quiet: bool) -> Inbound {
         let cause = Cause::News(vec![path_of(change).clone()]);
         self.step(at, &cause, |core, now, changes| {
             let applied = core.apply_event(change, quiet, now, changes);
@@ -317,48 +317,9 @@ impl World {
         }
     }
 
-    fn postpone(&mut self, at: usize, path: &WsPath) {
+    pub(super) fn postpone(&mut self, at: usize, path: &WsPath) {
         self.step(at, &Cause::Nothing, |core, now, changes| {
             core.postpone(path, now.mono + AGAIN, changes);
-        });
-    }
-
-    /// Then ours, and theirs takes the name.
-    pub(super) fn keep_both(&mut self, at: usize, record: &Record, theirs: &RemoteFile) {
-        let lane = self.mounts[at].core.outbox.lane(&record.path);
-        let is_current =
-            lane.is_some_and(|lane| lane.current.record.seq == record.seq && !lane.has_newer());
-        let small = || self.mounts[at].disk.blobs.get(&record.blob?).copied();
-        let ours = record.ino.and_then(|ino| self.local_bytes(at, ino)).or_else(small);
-        let Some(ours) = ours.filter(|_| is_current) else {
-            return self.postpone(at, &record.path);
-        };
-        let copy = match self.plant {
-            Plant::WrongCopy => theirs.body.as_deref().map_or(0, super::remote::number),
-            _ => ours,
-        };
-        self.tell(|| format!("{} keeps {copy} beside theirs", record.path));
-        self.kept.insert(copy);
-        let conflict = ConflictRow {
-            id: format!("c-{}", record.seq.0),
-            path: record.path.clone(),
-            at: self.now.wall,
-            kind: "edit".into(),
-            base_revision: None,
-            theirs_revision: None,
-            ours: None,
-            theirs: None,
-            base: None,
-            folder: "x".into(),
-            ours_by: None,
-            ours_at: None,
-            theirs_at: None,
-            sibling: None,
-            resolution: None,
-        };
-        self.step(at, &Cause::Kept(record.path.clone()), |core, now, changes| {
-            core.kept(record, theirs, conflict, now, changes);
-            forget_unlinked(core, changes);
         });
     }
 
@@ -449,7 +410,10 @@ impl World {
 }
 
 /// Nobody has a file open here: what loses its name is gone.
-fn forget_unlinked(core: &mut crate::engine::Core, changes: &mut crate::engine::Changes) {
+pub(super) fn forget_unlinked(
+    core: &mut crate::engine::Core,
+    changes: &mut crate::engine::Changes,
+) {
     let gone: Vec<Ino> =
         core.tree.nodes().map(|node| node.ino).filter(|ino| core.tree.is_unlinked(*ino)).collect();
     for ino in gone {

@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use super::plants::Plant;
 use super::reference::{Entry, Reader};
 use super::remote::{Bytes, Remote, number};
+use super::story::People;
+use crate::conflict_policy::Policies;
+use crate::engine::approvals::Approval;
 use crate::engine::core::{Core, Now, Settings};
+use crate::engine::guard::Limits;
 use crate::engine::inbound::Known;
 use crate::engine::plan::{Item, Task};
 use crate::engine::reads::Wanted;
@@ -143,6 +147,15 @@ impl Listing {
     }
 }
 
+fn settings(people: People) -> Settings {
+    let few = Limits { files: 1, percent: 25, ..Limits::default() };
+    Settings {
+        conflict_policies: Policies::parse(&[people.policy.rule()]).unwrap(),
+        removals: if people.careful { few } else { Limits::default() },
+        ..Settings::default()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Mount {
     pub(super) core: Core,
@@ -163,13 +176,19 @@ pub(super) struct Mount {
     /// How many versions of each path are over for readers: the one that was shown last, or that the
     /// server accepted from here, is the last of them.
     pub(super) known: BTreeMap<WsPath, usize>,
+    /// Paths that news took away. Of a removal without a revision a restart knows no more, and what
+    /// comes late of the file may show it until the removal comes, too.
+    pub(super) gone_by_news: BTreeSet<WsPath>,
     /// Records that ended; none comes back.
     pub(super) ended: BTreeSet<Seq>,
+    people: People,
+    /// What waited for approval when a person looked.
+    pub(super) looked_at: Vec<Approval>,
 }
 
 impl Mount {
-    pub(super) fn new(now: Now, seed: u64) -> Self {
-        let (core, changes) = Core::new(Loaded::default(), Settings::default(), now, seed);
+    pub(super) fn new(now: Now, people: People, seed: u64) -> Self {
+        let (core, changes) = Core::new(Loaded::default(), settings(people), now, seed);
         let mut disk = Disk::default();
         disk.commit(changes.rows, Plant::Nothing);
         Self {
@@ -186,15 +205,21 @@ impl Mount {
             is_cut: false,
             shown: HashMap::new(),
             known: BTreeMap::new(),
+            gone_by_news: BTreeSet::new(),
             ended: BTreeSet::new(),
+            people,
+            looked_at: Vec::new(),
         }
     }
 
     /// What is left of the process is what is on disk.
     pub(super) fn restart(&mut self, newest: u64, now: Now, seed: u64) {
         self.work = vec![Work::Task(Task::Probe)];
-        let (core, changes) = Core::new(self.disk.load(), Settings::default(), now, seed);
+        let (core, changes) = Core::new(self.disk.load(), settings(self.people), now, seed);
         self.core = core;
+        for path in std::mem::take(&mut self.gone_by_news) {
+            self.known.remove(&path);
+        }
         self.disk.commit(changes.rows, Plant::Nothing);
         let cursor = self.core.cursor.as_ref().filter(|_| self.core.listed);
         let position = cursor.and_then(|cursor| cursor.id.ordinal());

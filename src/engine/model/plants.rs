@@ -21,12 +21,14 @@ pub(super) enum Plant {
     SwappedBytes,
     /// A conflict copy holds the other side's bytes.
     WrongCopy,
+    /// A merge loses a line.
+    LossyMerge,
     /// A record that waits counts as parked.
     IllegalTurn,
 }
 
 /// All of them.
-pub(super) const PLANTS: [Plant; 9] = [
+pub(super) const PLANTS: [Plant; 10] = [
     Plant::LostRecord,
     Plant::UndeadRecord,
     Plant::WrongRevision,
@@ -35,5 +37,6 @@ pub(super) const PLANTS: [Plant; 9] = [
     Plant::StaleEvent,
     Plant::SwappedBytes,
     Plant::WrongCopy,
+    Plant::LossyMerge,
     Plant::IllegalTurn,
 ];

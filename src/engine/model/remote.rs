@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use bytes::Bytes as Body;
-
 use super::plants::Plant;
 use super::story::Server;
 use crate::digest::Digest;
@@ -15,17 +13,7 @@ use crate::remote::{Capabilities, EventChange, Metadata, Outcome, RemoteEntry, R
 use crate::revision::{Precondition, Revision};
 
 /// A content, told apart by number. 0 is the empty one, which is nobody's.
-pub(super) type Bytes = u64;
-
-/// The bytes that a content consists of.
-pub(super) fn body(bytes: Bytes) -> Body {
-    if bytes == 0 { Body::new() } else { Body::copy_from_slice(&bytes.to_le_bytes()) }
-}
-
-/// Takes back what [`body`] gave.
-pub(super) fn number(body: &[u8]) -> Bytes {
-    body.try_into().map_or(0, u64::from_le_bytes)
-}
+pub(super) use super::texts::{Bytes, body, number};
 
 pub(super) fn digest(bytes: Bytes) -> Digest {
     Digest::of(&body(bytes))

@@ -99,6 +99,7 @@ impl World {
         Some(Some(match &item.source {
             ItemSource::Nothing => 0,
             ItemSource::Blob(blob) => *disk.blobs.get(blob).expect("what is to be sent was freed"),
+            ItemSource::File(_) if core.moved_on(item) => return None,
             // A file that was removed meanwhile.
             ItemSource::File(file) => *disk.files.get(file)?,
             ItemSource::Remote(ino) => {
@@ -114,6 +115,7 @@ impl World {
     }
 
     fn send(&mut self, at: usize, items: Vec<Item>, is_bulk: bool) {
+        self.check_approved(at, &items);
         let mut ready = Vec::new();
         let mut unready = Vec::new();
         for item in items {

@@ -72,6 +72,50 @@ pub(super) struct Server {
     pub(super) inlines: bool,
 }
 
+/// How the mounts are set up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct People {
+    /// What becomes of files that both sides changed.
+    pub(super) policy: Policy,
+    /// A few removals are very many.
+    pub(super) careful: bool,
+}
+
+/// A rule for all paths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Policy {
+    #[default]
+    Keep,
+    Merge,
+    Ours,
+    Theirs,
+}
+
+impl Policy {
+    pub(super) fn rule(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Merge => "merge",
+            Self::Ours => "ours",
+            Self::Theirs => "theirs",
+        }
+    }
+}
+
+/// How a person ends a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Choice {
+    Ours,
+    /// Whatever has the name now.
+    OursByForce,
+    Theirs,
+    Both,
+    /// What the person made of both.
+    Merged,
+    /// A merge of ours into what has the name now.
+    Merge,
+}
+
 /// A call on a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Call {
@@ -95,6 +139,8 @@ pub(super) enum Body {
     Empty,
     /// A working file, changed in place where there is one.
     Large,
+    /// One line of what is there is changed.
+    Line(u8),
 }
 
 /// How a request gets to the server.
@@ -134,6 +180,7 @@ pub(super) enum Act {
     Local(Mount, Call),
     /// Somebody writes to the server, from elsewhere.
     OtherWrites(Place),
+    OtherEdits(Place, u8),
     /// Somebody removes a file from the server.
     OtherRemoves(Place),
     /// The next event comes; the file is not open, or it is (`false`).
@@ -154,6 +201,8 @@ pub(super) enum Act {
     Arrive(Mount, u8, Arrival),
     /// A request that nobody waits for any more arrives.
     Stray(u8),
+    /// A mount is left alone until it has nothing to do.
+    Rounds(Mount),
     /// A request ends for the mount.
     Answer(Mount, u8, Fate),
     /// The disk is full: a content that the server has too goes.
@@ -166,6 +215,14 @@ pub(super) enum Act {
     Resume(Mount),
     /// The process is killed and started again.
     Crash(Mount),
+    /// A person ends one of the conflicts.
+    Resolve(Mount, u8, Choice),
+    /// A person has a change tried again, or gives it up.
+    Retry(Mount, Place),
+    Discard(Mount, Place),
+    /// A person looks at what waits for approval, and decides over what was there to see.
+    Look(Mount),
+    Decide(Mount, bool),
 }
 
 /// How much time passes.
@@ -192,6 +249,8 @@ impl Pace {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Story {
     pub(super) server: Server,
+    #[serde(default)]
+    pub(super) people: People,
     pub(super) acts: Vec<Act>,
 }
 
@@ -199,7 +258,8 @@ pub(super) struct Story {
 impl fmt::Debug for Story {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let json = |value: serde_json::Result<String>| value.map_err(|_| fmt::Error);
-        write!(f, "{{\"server\":{},\n \"acts\":[", json(serde_json::to_string(&self.server))?)?;
+        writeln!(f, "{{\"server\":{},", json(serde_json::to_string(&self.server))?)?;
+        write!(f, " \"people\":{},\n \"acts\":[", json(serde_json::to_string(&self.people))?)?;
         for (n, act) in self.acts.iter().enumerate() {
             let comma = if n == 0 { "" } else { "," };
             write!(f, "{comma}\n  {}", json(serde_json::to_string(act))?)?;
@@ -208,24 +268,59 @@ impl fmt::Debug for Story {
     }
 }
 
-fn place() -> impl Strategy<Value = Place> {
-    (0..u8::try_from(PATHS.len()).unwrap()).prop_map(Place)
+/// The few files.
+const NARROW: [u8; 4] = [0, 1, 9, 10];
+
+/// Where a story takes place.
+#[derive(Debug, Clone, Copy)]
+enum Scene {
+    /// Everywhere: names meet names.
+    Wide,
+    /// In a few files, which much happens to: contents meet contents.
+    Narrow,
+}
+
+impl Scene {
+    fn place(self) -> impl Strategy<Value = Place> {
+        let places: Vec<u8> = match self {
+            Self::Wide => (0..u8::try_from(PATHS.len()).unwrap()).collect(),
+            Self::Narrow => NARROW.to_vec(),
+        };
+        prop::sample::select(places).prop_map(Place)
+    }
+
+    /// Weights of what names are about and of what contents are about.
+    fn weights(self) -> (u32, u32) {
+        match self {
+            Self::Wide => (4, 1),
+            Self::Narrow => (1, 4),
+        }
+    }
 }
 
 fn mount() -> impl Strategy<Value = Mount> {
     prop_oneof![3 => Just(Mount::A), 2 => Just(Mount::B)]
 }
 
-fn body() -> impl Strategy<Value = Body> {
-    prop_oneof![6 => Just(Body::Small), 1 => Just(Body::Open), 1 => Just(Body::Empty), 2 => Just(Body::Large)]
+fn body(scene: Scene) -> impl Strategy<Value = Body> {
+    let (_, contents) = scene.weights();
+    prop_oneof![
+        4 => Just(Body::Small),
+        1 => Just(Body::Open),
+        1 => Just(Body::Empty),
+        2 => Just(Body::Large),
+        3 * contents => (0..3_u8).prop_map(Body::Line),
+    ]
 }
 
-fn call() -> impl Strategy<Value = Call> {
+fn call(scene: Scene) -> impl Strategy<Value = Call> {
+    let place = move || scene.place();
+    let (names, contents) = scene.weights();
     prop_oneof![
-        8 => (place(), body()).prop_map(|(to, how)| Call::Write { to, how }),
-        2 => place().prop_map(Call::MakeDir),
+        8 + 4 * contents => (place(), body(scene)).prop_map(|(to, how)| Call::Write { to, how }),
+        names => place().prop_map(Call::MakeDir),
         4 => place().prop_map(Call::Remove),
-        5 => (place(), place()).prop_map(|(from, to)| Call::Rename { from, to }),
+        names => (place(), place()).prop_map(|(from, to)| Call::Rename { from, to }),
         1 => (place(), place()).prop_map(|(one, other)| Call::Exchange { one, other }),
         1 => place().prop_map(Call::ChangeMode),
         1 => place().prop_map(Call::Read),
@@ -262,11 +357,15 @@ fn pace() -> impl Strategy<Value = Pace> {
     ]
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn act(scene: Scene) -> impl Strategy<Value = Act> {
+    let place = move || scene.place();
+    let (_, people) = scene.weights();
     prop_oneof![
-        32 => (mount(), call()).prop_map(|(at, call)| Act::Local(at, call)),
+        32 => (mount(), call(scene)).prop_map(|(at, call)| Act::Local(at, call)),
         5 => place().prop_map(Act::OtherWrites),
-        2 => place().prop_map(Act::OtherRemoves),
+        2 * people => (place(), 0..3_u8).prop_map(|(place, line)| Act::OtherEdits(place, line)),
+        4 => place().prop_map(Act::OtherRemoves),
+        4 => mount().prop_map(Act::Rounds),
         10 => (mount(), any::<bool>()).prop_map(|(at, quiet)| Act::Event(at, quiet)),
         1 => mount().prop_map(Act::Repeat),
         1 => mount().prop_map(Act::Swap),
@@ -283,7 +382,33 @@ fn act() -> impl Strategy<Value = Act> {
         1 => mount().prop_map(Act::Pause),
         2 => mount().prop_map(Act::Resume),
         2 => mount().prop_map(Act::Crash),
+        2 * people => (mount(), any::<u8>(), choice()).prop_map(|(at, pick, choice)| Act::Resolve(at, pick, choice)),
+        people => (mount(), place()).prop_map(|(at, place)| Act::Retry(at, place)),
+        people => (mount(), place()).prop_map(|(at, place)| Act::Discard(at, place)),
+        3 => mount().prop_map(Act::Look),
+        6 => (mount(), any::<bool>()).prop_map(|(at, approve)| Act::Decide(at, approve)),
     ]
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    prop_oneof![
+        Just(Choice::Ours),
+        Just(Choice::OursByForce),
+        Just(Choice::Theirs),
+        Just(Choice::Both),
+        Just(Choice::Merged),
+        Just(Choice::Merge),
+    ]
+}
+
+fn people() -> impl Strategy<Value = People> {
+    let policy = prop_oneof![
+        3 => Just(Policy::Merge),
+        2 => Just(Policy::Keep),
+        1 => Just(Policy::Ours),
+        1 => Just(Policy::Theirs),
+    ];
+    (policy, prop::bool::weighted(0.4)).prop_map(|(policy, careful)| People { policy, careful })
 }
 
 fn server() -> impl Strategy<Value = Server> {
@@ -297,7 +422,17 @@ fn server() -> impl Strategy<Value = Server> {
     )
 }
 
+/// Everybody has the files of the narrow scene first.
+fn with_files(acts: Vec<Act>) -> Vec<Act> {
+    let files = NARROW.map(|place| Act::OtherWrites(Place(place)));
+    files.into_iter().chain([Act::Rounds(Mount::A), Act::Rounds(Mount::B)]).chain(acts).collect()
+}
+
 /// Stories of up to `acts_max` steps.
 pub(super) fn stories(acts_max: usize) -> impl Strategy<Value = Story> {
-    (server(), vec(act(), 5..acts_max)).prop_map(|(server, acts)| Story { server, acts })
+    let acts = prop_oneof![
+        vec(act(Scene::Wide), 5..acts_max),
+        vec(act(Scene::Narrow), 5..acts_max).prop_map(with_files),
+    ];
+    (server(), people(), acts).prop_map(|(server, people, acts)| Story { server, people, acts })
 }

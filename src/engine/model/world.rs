@@ -1,21 +1,48 @@
 //! The world of a story: two mounts, a remote, one clock that stands still between steps.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::checks::Cause;
+use super::conflicts::Copy;
 use super::mount::Mount;
 use super::plants::Plant;
 use super::remote::{Bytes, Remote};
-use super::story::{self, Act, Arrival, Fate, Pace, Server, Story};
+use super::story::{self, Act, Arrival, Fate, Pace, People, Server, Story};
+use super::texts::{whole, with_line};
 use crate::engine::core::Now;
 use crate::engine::link::{Pause, Wake};
 use crate::path::WsPath;
 
 /// How many rounds everything may take to come to rest.
 const ROUNDS_MAX: usize = 400;
+
+/// What histories come to.
+pub(super) const COMES_ABOUT: [&str; 15] = [
+    "a change was given up",
+    "a change was tried again",
+    "a conflict waits for a person",
+    "a conflict was merged",
+    "a conflict was settled for ours",
+    "a conflict was settled for theirs",
+    "a person chose ours",
+    "a person chose theirs",
+    "a person gave ours a name that was free",
+    "a person merged",
+    "a person removed again",
+    "removals were approved",
+    "removals were taken back",
+    "what others removed was kept",
+    "what was looked at is another set now",
+];
+
+thread_local! {
+    /// How often something came about in the histories of this thread.
+    pub(super) static HAPPENED: RefCell<BTreeMap<&'static str, u32>> = RefCell::default();
+}
 
 #[derive(Debug)]
 pub(super) struct World {
@@ -25,7 +52,7 @@ pub(super) struct World {
     pub(super) mounts: [Mount; 2],
     pub(super) now: Now,
     pub(super) steps: u64,
-    next_bytes: Bytes,
+    next_line: u64,
     seed: u64,
     /// Contents that were written on a mount, and on which.
     pub(super) written: BTreeMap<Bytes, usize>,
@@ -33,29 +60,37 @@ pub(super) struct World {
     pub(super) superseded: BTreeSet<Bytes>,
     /// Contents in conflict copies.
     pub(super) kept: BTreeSet<Bytes>,
+    /// What each conflict copy of each mount holds.
+    pub(super) copies: BTreeMap<(usize, String), Copy>,
     /// Which mount made what the server has under a name, and when it put that there.
     pub(super) makers: BTreeMap<WsPath, (usize, u64)>,
     is_told: bool,
 }
 
 impl World {
-    fn new(server: Server, plant: Plant, is_told: bool) -> Self {
+    fn new(server: Server, people: People, plant: Plant, is_told: bool) -> Self {
         let now = Now { mono: Duration::from_secs(1000), wall: Timestamp::UNIX_EPOCH };
         Self {
             server,
             plant,
             remote: Remote::new(server, plant),
-            mounts: [Mount::new(now, 1), Mount::new(now, 2)],
+            mounts: [Mount::new(now, people, 1), Mount::new(now, people, 2)],
             now,
             steps: 0,
-            next_bytes: 0,
+            next_line: 0,
             seed: 2,
             written: BTreeMap::new(),
             superseded: BTreeSet::new(),
             kept: BTreeSet::new(),
+            copies: BTreeMap::new(),
             makers: BTreeMap::new(),
             is_told,
         }
+    }
+
+    /// Counts that something came about, to see that histories come to it.
+    pub(super) fn note(&self, what: &'static str) {
+        HAPPENED.with_borrow_mut(|happened| *happened.entry(what).or_default() += 1);
     }
 
     /// Tells what happens to whoever reads a story again.
@@ -67,8 +102,12 @@ impl World {
     }
 
     pub(super) fn new_bytes(&mut self) -> Bytes {
-        self.next_bytes += 1;
-        self.next_bytes
+        whole(self.new_line())
+    }
+
+    pub(super) fn new_line(&mut self) -> u64 {
+        self.next_line += 1;
+        self.next_line
     }
 
     /// Takes an id, which is committed with the step that uses it or without one.
@@ -109,12 +148,30 @@ impl World {
             Act::Pause(mount) => self.pause(at(mount)),
             Act::Resume(mount) => self.resume(at(mount)),
             Act::Crash(mount) => self.crash(at(mount)),
+            Act::OtherEdits(place, line) => self.other_edits(&place.path(), line),
+            Act::Rounds(mount) => (0..4).for_each(|_| self.round(at(mount))),
+            Act::Resolve(mount, pick, choice) => self.resolve(at(mount), pick, choice),
+            Act::Retry(mount, place) => self.retry(at(mount), &place.path()),
+            Act::Discard(mount, place) => self.discard(at(mount), &place.path()),
+            Act::Look(mount) => self.look(at(mount)),
+            Act::Decide(mount, approve) => self.decide(at(mount), approve),
         }
     }
 
     fn other_writes(&mut self, path: &WsPath) {
         if self.remote.takes_file(path) {
             let bytes = self.new_bytes();
+            self.remote.store(path, bytes);
+            self.makers.remove(path);
+            self.tell(|| format!("other writes {path} = {bytes}"));
+        }
+    }
+
+    fn other_edits(&mut self, path: &WsPath, line: u8) {
+        if let Some((_, bytes)) = self.remote.files.get(path).copied()
+            && bytes != 0
+        {
+            let bytes = with_line(bytes, line, self.new_line());
             self.remote.store(path, bytes);
             self.makers.remove(path);
             self.tell(|| format!("other writes {path} = {bytes}"));
@@ -164,6 +221,22 @@ impl World {
         self.step(at, &Cause::Nothing, |_, _, _| ());
     }
 
+    /// All that is under way for a mount comes to its end, and what comes of that begins.
+    fn round(&mut self, at: usize) {
+        self.plan(at, Pace::Bound);
+        for _ in 0..self.mounts[at].work.len() {
+            self.work(at, 0);
+        }
+        for _ in 0..self.mounts[at].requests.len() {
+            self.arrive(at, 0, Arrival::Whole);
+            self.answer(at, 0, Fate::Heard);
+        }
+        while self.is_behind(at) && !self.mounts[at].is_cut {
+            self.event(at, true);
+        }
+        self.list(at);
+    }
+
     /// Everything works again, nobody does anything more, and all comes to rest.
     fn rest(&mut self) {
         for at in 0..self.mounts.len() {
@@ -176,19 +249,10 @@ impl World {
             }
             for at in 0..self.mounts.len() {
                 self.step(at, &Cause::Nothing, |core, _, changes| core.unpark(|_| true, changes));
-                self.plan(at, Pace::Bound);
-                for _ in 0..self.mounts[at].work.len() {
-                    self.work(at, 0);
-                }
-                for _ in 0..self.mounts[at].requests.len() {
-                    self.arrive(at, 0, Arrival::Whole);
-                    self.answer(at, 0, Fate::Heard);
-                }
-                while self.is_behind(at) {
-                    self.event(at, true);
-                }
-                self.list(at);
+                self.round(at);
                 self.approve(at);
+                self.look(at);
+                self.decide(at, true);
             }
             if (0..self.mounts.len()).all(|at| self.is_at_rest(at)) {
                 return;
@@ -215,12 +279,13 @@ impl World {
             && mount.core.recheck.is_empty()
             && !mount.core.guards.list_again
             && mount.core.reset_suspected.is_none()
+            && mount.core.approvals_open() == 0
     }
 }
 
 /// Lives a story to its end. Panics when something is wrong.
 pub(super) fn live(story: &Story, plant: Plant, is_told: bool) {
-    let mut world = World::new(story.server, plant, is_told);
+    let mut world = World::new(story.server, story.people, plant, is_told);
     for act in &story.acts {
         world.act(*act);
     }
