@@ -15,7 +15,7 @@ use workspaced::{After, Before, RequestHead};
 use crate::on_both_servers;
 use crate::support::hooks::{Act, Hooks, is_write};
 use crate::support::observe::{count, history, json, outbox, stdout, wait_sent};
-use crate::support::{Kind, Mount, TestServer, bytes, seed, wait_for};
+use crate::support::{Kind, Mount, TestServer, bytes, close, seed, wait_for};
 
 on_both_servers!(
     edits_on_both_sides_are_both_kept,
@@ -251,7 +251,7 @@ fn a_file_that_is_open_conflicts_when_it_is_closed(kind: Kind) {
     open.write_all(b", then more").unwrap();
     open.rewind().unwrap();
     open.write_all(b"OURS").unwrap();
-    drop(open);
+    close(open).expect("a conflict is no failure of `close`");
     let conflict = conflicts(&mount, 1).remove(0);
     assert_eq!(copy_of_ours(&conflict), b"OURS, first, then more");
     assert_eq!(fs::read(mount.at("f")).unwrap(), b"theirs");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags};
 
 use crate::fuse_or_skip;
-use crate::support::{Mount, TestServer, bytes, shell, wait_for};
+use crate::support::{Mount, TestServer, bytes, close, shell, wait_for};
 
 /// A small disk; gone when dropped.
 struct Disk(tempfile::TempDir);
@@ -65,10 +65,9 @@ impl Drop for Disk {
 
 /// Writes a file and hears what `close` says.
 fn write_closed(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::fd::IntoRawFd as _;
     let mut file = fs::File::create(path)?;
     file.write_all(bytes)?;
-    nix::unistd::close(file.into_raw_fd()).map_err(io::Error::from)
+    close(file)
 }
 
 /// Fills the disk until a call fails for it; what succeeded is no concern here.

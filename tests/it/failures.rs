@@ -7,6 +7,7 @@ mod reset;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,7 +22,9 @@ use crate::support::edge::{Edge, reply};
 use crate::support::observe::{count, history, outbox, stdout, wait_sent, wait_state};
 use crate::support::proxy::{self, Proxy};
 use crate::support::tree::{bytes_of, tree};
-use crate::support::{Mount, PATIENCE, TestServer, bytes, seed, shell, wait_for, wait_within};
+use crate::support::{
+    Mount, PATIENCE, TestServer, bytes, close, seed, shell, wait_for, wait_within,
+};
 
 /// No call on the mount may take longer, whatever the server does.
 const LOCAL_MAX: Duration = Duration::from_secs(1);
@@ -320,7 +323,9 @@ fn a_way_that_swallows_everything_holds_up_nothing() {
     let mut slowest = Slowest::default();
     for n in 0..100 {
         let file = mount.at(&format!("d/new-{n}"));
-        slowest.call(|| fs::write(&file, format!("{n}")).unwrap());
+        let mut open = slowest.call(|| fs::File::create(&file).unwrap());
+        slowest.call(|| open.write_all(format!("{n}").as_bytes()).unwrap());
+        slowest.call(|| close(open).expect("`close` does not fail because of the network"));
         assert_eq!(slowest.call(|| fs::read(&file)).unwrap(), format!("{n}").as_bytes());
         slowest.call(|| fs::read_dir(mount.at("d")).unwrap().count());
         assert!(slowest.call(|| fs::read(mount.at("d/2"))).is_ok());

@@ -77,6 +77,12 @@ pub fn wait_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> 
     }
 }
 
+/// Closes a file and hears what `close` says, which a file that is dropped keeps to itself.
+pub fn close(file: std::fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd as _;
+    nix::unistd::close(file.into_raw_fd()).map_err(std::io::Error::from)
+}
+
 /// Runs a shell script in `folder`; panics with its output unless it succeeds.
 #[track_caller]
 pub fn shell(folder: &std::path::Path, script: &str) -> String {
