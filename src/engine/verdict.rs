@@ -98,6 +98,12 @@ impl Core {
                 "the server takes this name for {other}, its old one: give it one that differs in more, \
                  or the old one"
             );
+            // The answer was no, and what is there is not ours: there is nothing to be removed again.
+            self.outbox.update(&record.path, &mut changes.rows, |slot| {
+                slot.record.sent.clear();
+                slot.record.attempts = 0;
+                slot.sent_is_newest = false;
+            });
             self.park(&record.path, "name_taken", &message, now, changes);
         } else {
             tracing::warn!(path = %record.path, %other, "the server takes both names for one: not removed");

@@ -146,6 +146,16 @@ fn a_name_that_changes_its_case_only_keeps_its_bytes(kind: Kind) {
             server.files().is_empty().then_some(())
         });
     }
+    // Or the file can be removed, which is no conflict.
+    fs::write(mount.at("Notes3"), "my notes").unwrap();
+    settled(&mount);
+    fs::rename(mount.at("Notes3"), mount.at("NOTES3")).unwrap();
+    settled(&mount);
+    there("/notes3", b"my notes");
+    fs::remove_file(mount.at("NOTES3")).unwrap();
+    mount.flush();
+    assert_eq!(server.files(), BTreeMap::new());
+    assert_eq!(mount.status()["conflicts"]["open"], 0);
 }
 
 /// A server that composes letters shows a name that was written decomposed under its own spelling,
