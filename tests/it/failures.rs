@@ -341,6 +341,32 @@ fn a_way_that_swallows_everything_holds_up_nothing() {
     assert_eq!(mount.status()["conflicts"]["open"], 0);
 }
 
+/// A daemon that was frozen for a while, as with the machine, goes on by itself: the connections that it had
+/// are dead, and it notices.
+#[test]
+fn a_daemon_that_was_frozen_goes_on() {
+    fuse_or_skip!();
+    let mut server = TestServer::new();
+    let mount = Mount::of(&server);
+    mount.wait_synced();
+    fs::write(mount.at("before"), "before").unwrap();
+    mount.flush();
+    fs::write(mount.at("during"), "during").unwrap();
+    mount.signal(nix::sys::signal::Signal::SIGSTOP);
+    server.stop();
+    server.out_of_reach(|server| server.put("/theirs", b"theirs"));
+    server.start();
+    mount.signal(nix::sys::signal::Signal::SIGCONT);
+    let awake = Instant::now();
+    let sent = wait_for("what waited", || server.get("/during"));
+    assert_eq!(sent.0, b"during");
+    let seen = wait_for("what happened meanwhile", || fs::read(mount.at("theirs")).ok());
+    assert_eq!(seen, b"theirs");
+    let after = awake.elapsed();
+    assert!(after < Duration::from_secs(10), "it took {after:?}");
+    mount.wait_synced();
+}
+
 /// A redirect to another host is not followed and no token goes there; the status says what
 /// happened, and work resumes when the server is itself again.
 #[test]

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -84,6 +85,67 @@ fn stopped_under_load(way: Way, reachable: bool) {
     mount.flush();
     load::check(&accounts, &server.files());
     assert_eq!(mount.status()["conflicts"]["open"], 0);
+}
+
+/// A stop in the middle of changes from the remote, which are told to the kernel while programs read,
+/// hold and map the files, ends in time like any other.
+#[test]
+fn a_stop_amid_changes_from_elsewhere_ends_in_time() {
+    fuse_or_skip!();
+    let server = TestServer::new();
+    let other = Mount::of(&server);
+    let mut mount = Mount::builder(&server.source()).args(&["--drain", DRAIN]).start();
+    for n in 0..20 {
+        fs::write(other.at(&format!("f{n}")), bytes(n, 20_000)).unwrap();
+    }
+    other.flush();
+    for round in 0..4 {
+        wait_for("the files", || mount.at("f19").exists().then_some(()));
+        let over = AtomicBool::new(false);
+        let rounds = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    fs::write(other.at(&format!("f{}", n % 20)), bytes(n, 20_000)).unwrap();
+                }
+            });
+            for reader in 0..2 {
+                let (folder, over, rounds) = (mount.path(), &over, &rounds);
+                scope.spawn(move || {
+                    let mut held = Vec::new();
+                    while !over.load(Ordering::Relaxed) {
+                        for n in (reader..20).step_by(2) {
+                            let name = folder.join(format!("f{n}"));
+                            // After the end there is nothing to be read.
+                            let Ok(file) = fs::File::open(&name) else { continue };
+                            drop(fs::read(&name));
+                            held.push(file);
+                        }
+                        held.truncate(40);
+                        rounds.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            wait_for("readers amid changes", || {
+                (rounds.load(Ordering::Relaxed) > 20).then_some(())
+            });
+            let began = Instant::now();
+            mount.signal(Signal::SIGTERM);
+            assert_eq!(mount.wait_end(), Some(0), "{}", mount.log());
+            let took = began.elapsed();
+            over.store(true, Ordering::Relaxed);
+            assert!(took < STOP_MAX, "round {round} took {took:?}");
+        });
+        assert_eq!(mount_entries(&mount), 0, "still mounted");
+        mount.start();
+    }
+    let end = |mount: &Mount| bytes_of(&tree(&mount.path()).unwrap());
+    other.flush();
+    wait_for("both show the same", || (end(&mount) == server.files()).then_some(()));
+    assert_eq!(end(&other), server.files());
 }
 
 /// SIGTERM under load loses nothing.
