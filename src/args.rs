@@ -35,6 +35,14 @@ pub enum Command {
     /// Wake those who watch a mounted folder; started by `mount` for itself
     #[command(hide = true)]
     WakeWatchers,
+    /// See a killed daemon to its end; started by `mount` for itself
+    #[command(hide = true)]
+    SeeToTheEnd {
+        /// Its process.
+        daemon: i32,
+        /// Where it mounted.
+        mountpoint: PathBuf,
+    },
 }
 
 const MOUNT_HELP: &str = "\

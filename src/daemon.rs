@@ -35,6 +35,7 @@ use crate::engine::{Core, Now, Settings, Shared};
 use crate::fs::Fs;
 use crate::fuse::mountpoint::{self, MountpointError};
 use crate::fuse::session::{Mounted, SessionOptions, check_available};
+use crate::guardian::Guardian;
 use crate::remote::credential::Credential;
 use crate::remote::http::{HttpConfig, HttpRemote};
 use crate::remote::{Remote as _, RemoteError};
@@ -135,6 +136,9 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
             return Err(session_report(error));
         }
     };
+    let guardian = Guardian::start(&mountpoint).inspect_err(
+        |error| tracing::warn!(%error, "nobody will see to the end of a killed daemon"),
+    );
     failpoint!("start.mounted");
     let runner = tokio::spawn(Runner::new(Arc::clone(&parts), inbox).run());
     let facts = MountFacts {
@@ -177,6 +181,7 @@ async fn run(config: Config, out: &mut dyn io::Write) -> Result<(), Report> {
     if let Some(server) = server {
         server.stop().await;
     }
+    drop(guardian);
     drop(lock);
     farewell(&config, remaining, out);
     ended

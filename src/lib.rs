@@ -17,6 +17,7 @@ pub mod telemetry;
 
 pub mod control;
 pub mod fuse;
+pub mod guardian;
 pub mod waker;
 pub mod watch;
 

@@ -1,6 +1,7 @@
 //! The `mountd` program: parses, runs, ends with a code.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use mountd::args::{Cli, Command, ProbeArgs, RepairArgs};
 use mountd::clock::SystemClock;
 use mountd::config::{Config, DaemonEnv, RepairConfig};
 use mountd::report::Report;
-use mountd::{daemon, serve, telemetry, waker};
+use mountd::{daemon, guardian, serve, telemetry, waker};
 use serde::Serialize;
 
 /// The version of this program.
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> Result<ExitCode, Report> {
         Command::Repair(args) => repair(&args, &mut out),
         Command::Probe(args) => probe(&args, &mut out),
         Command::WakeWatchers => wake_watchers(),
+        Command::SeeToTheEnd { daemon, mountpoint } => Ok(see_to_the_end(daemon, &mountpoint)),
         Command::Serve(args) => serve::serve(args, &mut out).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -59,6 +61,12 @@ fn run(cli: Cli) -> Result<ExitCode, Report> {
 fn wake_watchers() -> Result<ExitCode, Report> {
     let ended = waker::serve(io::stdin().lock(), &mut io::stdout().lock());
     Ok(if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits for the end of a daemon that started this process for that.
+fn see_to_the_end(daemon: i32, mountpoint: &Path) -> ExitCode {
+    let ended = guardian::guard(daemon, mountpoint);
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Checks a state folder and says what was found.

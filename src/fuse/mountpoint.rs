@@ -75,7 +75,7 @@ fn parse_mounts(table: &str) -> Vec<MountEntry> {
 }
 
 /// The table writes space, tab, newline and backslash as `\040` and the like.
-fn unescape(field: &str) -> String {
+pub(crate) fn unescape(field: &str) -> String {
     let bytes = field.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -62,19 +62,25 @@ pub fn in_the_moment_of(
     ours: impl FnOnce() + Send + 'static,
     theirs: impl FnOnce(&Run),
 ) -> JoinHandle<()> {
-    arm_mount(&run.a, &format!("{failpoint}=pause"));
-    let (tell, told) = channel();
-    let doing = std::thread::spawn(move || {
-        tell.send(nix::unistd::gettid().as_raw()).unwrap();
-        ours();
-    });
-    let thread = told.recv().unwrap();
-    wait_for("the call", || waits(thread).then_some(()));
+    let doing = held_at(run, failpoint, ours);
     theirs(run);
     wait_for("the news", || {
         let newest = run.server.http.cursor().unwrap();
         (run.a.status()["stream"]["cursor"] == newest).then_some(())
     });
     arm_mount(&run.a, &format!("{failpoint}=off"));
+    doing
+}
+
+/// Has something done that is held at a failpoint, until that is switched off.
+pub fn held_at(run: &Run, failpoint: &str, what: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    arm_mount(&run.a, &format!("{failpoint}=pause"));
+    let (tell, told) = channel();
+    let doing = std::thread::spawn(move || {
+        tell.send(nix::unistd::gettid().as_raw()).unwrap();
+        what();
+    });
+    let thread = told.recv().unwrap();
+    wait_for("the call", || waits(thread).then_some(()));
     doing
 }

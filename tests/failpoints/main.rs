@@ -14,6 +14,7 @@
 
 mod appends;
 mod crash;
+mod ends;
 mod failing;
 mod power;
 mod run;

@@ -48,6 +48,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("control", &["content", "engine", "remote"]),
     // What `errno` tells apart comes from every layer below.
     ("fuse", &["engine", "fs", "remote", "store", "waker"]),
+    // How a mount table is written is known in one place.
+    ("guardian", &["fuse"]),
     ("waker", &[]),
     ("watch", &[]),
     ("fs", &["content", "engine", "remote", "store"]),
@@ -94,6 +96,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "failpoints",
             "fs",
             "fuse",
+            "guardian",
             "main",
             "store",
             "waker",
