@@ -82,7 +82,9 @@ impl Core {
             }
             Op::Delete => {
                 let ino = record.moved_to?;
-                let synced = self.tree.get(ino)?.synced.as_deref()?;
+                // Until it was stored under its new name it derives from what the old one has.
+                let stored = self.tree.get(ino).filter(|node| node.origin.is_none())?;
+                let synced = stored.synced.as_deref()?;
                 let new = self.tree.path_of(ino).filter(|new| new != &record.path)?;
                 (synced.revision.as_ref() == Some(revision)).then_some(new)
             }
