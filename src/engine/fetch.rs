@@ -186,15 +186,22 @@ impl Shared {
         failpoint!("fetch.streamed");
         tokio::fs::rename(&target, self.contents.file_path(id)).await.map_err(disk)?;
         failpoint!("fetch.renamed");
-        let named = Arc::new(self.contents.open_file(id).map_err(disk)?);
+        if let Err(error) = self.sync_named(id).await {
+            self.contents.discard(vec![id]);
+            return Err(disk(error));
+        }
+        Ok(Some((file, id)))
+    }
+
+    /// Makes a working file that was just put in place durable.
+    async fn sync_named(&self, id: FileId) -> std::io::Result<()> {
+        let named = Arc::new(self.contents.open_file(id)?);
         let unsynced = Arc::clone(&self.contents.unsynced);
         let synced = tokio::task::spawn_blocking(move || {
             unsynced.note(named.file())?;
             unsynced.sync_new(named.file())
         });
-        let synced = synced.await;
-        synced.map_err(std::io::Error::other).and_then(|synced| synced).map_err(disk)?;
-        Ok(Some((file, id)))
+        synced.await.map_err(std::io::Error::other)?
     }
 
     /// Makes a working file that was fetched the node's content, if it still lacks one.
@@ -232,7 +239,10 @@ impl Shared {
                     self.contents.unsynced.note(target.file())?;
                     self.contents.unsynced.sync_new(target.file())
                 });
-                written.map_err(|error| FetchError::Disk(error.to_string()))?;
+                if let Err(error) = written {
+                    self.contents.discard(vec![id]);
+                    return Err(FetchError::Disk(error.to_string()));
+                }
                 failpoint!("fetch.written");
             }
             self.step(|core, _, changes| {

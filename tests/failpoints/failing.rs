@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::FileExt as _;
 
 use nix::libc::{EIO, ENOSPC};
+use reqwest::Method;
 
 use crate::run::{Run, Victim, arm_mount};
 use crate::support::tree::tree;
@@ -186,4 +187,34 @@ fn a_full_disk_while_a_conflict_is_resolved_loses_no_content() {
     assert!(run.a.ctl(&["resume"]).status.success());
     run.a.flush();
     assert!(run.server.http.get("/f").unwrap().0 == ours);
+}
+
+/// A content that cannot be put on the disk is not shown, and nothing of it stays there.
+#[test]
+fn a_fetch_that_the_disk_refuses_leaves_no_file() {
+    crate::fuse_or_skip!();
+    let run = begin();
+    let files = |run: &Run| {
+        let all = fs::read_dir(run.a.state().join("files")).unwrap();
+        all.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+    };
+    // One that is fetched into memory first, and one that is not.
+    for size in [200_000, 3 << 20] {
+        let content = bytes(1, size);
+        let put = ("/fs/raw?path=%2Ftheirs", [("If-Match", "*")]);
+        let put = run.server.http.request(Method::PUT, put.0, &put.1, Some(content.clone()));
+        assert!(matches!(put.0, 200..300), "{}", String::from_utf8_lossy(&put.1));
+        let path = run.a.at("theirs");
+        wait_for("the file", || (fs::metadata(&path).ok()?.len() == size as u64).then_some(()));
+        let before = files(&run);
+        arm_mount(&run.a, "content.sync=return(28)");
+        assert!(fs::read(&path).is_err(), "{size} bytes");
+        let new = || files(&run).iter().filter(|file| !before.contains(file)).count();
+        wait_for("its file to go", || (new() == 0).then_some(()));
+        arm_mount(&run.a, "content.sync=off");
+        assert!(fs::read(&path).unwrap() == content);
+        assert_eq!(new(), 1);
+        fs::remove_file(&path).unwrap();
+        run.a.flush();
+    }
 }
