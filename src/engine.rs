@@ -31,6 +31,7 @@ pub mod listing;
 pub mod local;
 mod mend;
 pub mod merge;
+mod missing;
 #[cfg(test)]
 mod model;
 pub mod news;

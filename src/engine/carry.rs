@@ -257,10 +257,13 @@ impl Core {
                     self.show_base(ino, base_content.map(|base| base.blob), stores, changes);
                 }
             }
-            None if records.iter().any(|record| record.op == Op::RemoveDir) => {
-                self.folder_created(path, None, now, changes);
-            }
             None => {}
+        }
+        // The folder is there still, once nothing has its name here.
+        if records.iter().any(|record| record.op == Op::RemoveDir)
+            && self.tree.resolve(path).is_none()
+        {
+            self.folder_created(path, None, now, changes);
         }
         for blob in records.iter().flat_map(Record::blobs) {
             self.release_blob(blob, changes);

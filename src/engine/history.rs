@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::core::{Changes, Core};
 use super::guard::went_back;
-use super::inbound::Known;
+use super::missing::Known;
 use crate::path::WsPath;
 use crate::record::Record;
 use crate::remote::{Cursor, EventId, RemoteEntry, RemoteFile};

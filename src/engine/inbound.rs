@@ -6,7 +6,7 @@
 //! second look.
 
 use std::collections::BTreeMap;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::core::{Changes, Core, Invalidation, Now, SMALL_MAX};
@@ -40,22 +40,6 @@ pub enum Inbound {
     Busy,
     /// It cannot be shown; reported.
     Skipped,
-}
-
-/// What derived from the remote before a listing: what the remote accepts from here meanwhile may
-/// not be in it, and is not missing for that.
-#[derive(Debug)]
-pub struct Known {
-    all: HashMap<Ino, Option<Revision>>,
-    /// How many of them are files.
-    pub files: usize,
-}
-
-impl Known {
-    /// The revision from which a node derived then.
-    pub(super) fn revision(&self, ino: Ino) -> Option<&Revision> {
-        self.all.get(&ino)?.as_ref()
-    }
 }
 
 impl Core {
@@ -378,45 +362,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    /// The files that derive from the remote, have nothing pending, and that a complete listing
-    /// did not show. Each must be looked at by itself before it is believed to be gone.
-    #[must_use]
-    pub fn unseen(&self, known: &Known, seen: &HashSet<Ino>) -> Vec<WsPath> {
-        let unseen = |node: &&Node| {
-            !node.is_dir()
-                && known.all.contains_key(&node.ino)
-                && node.synced.is_some()
-                && !node.local_only
-                && !seen.contains(&node.ino)
-                && !self.tree.is_unlinked(node.ino)
-        };
-        let paths = self.tree.nodes().filter(unseen).filter_map(|node| self.tree.path_of(node.ino));
-        paths.filter(|path| !self.is_pending(path) && !self.guards.kept.contains(path)).collect()
-    }
-
-    /// The explicit folders that a complete listing did not show.
-    #[must_use]
-    pub fn unseen_folders(&self, known: &Known, seen: &HashSet<Ino>) -> Vec<WsPath> {
-        let unseen = |node: &&Node| {
-            node.is_dir()
-                && known.all.contains_key(&node.ino)
-                && node.synced.is_some()
-                && !node.local_only
-                && !seen.contains(&node.ino)
-        };
-        self.tree.nodes().filter(unseen).filter_map(|node| self.tree.path_of(node.ino)).collect()
-    }
-
-    /// What derives from the remote now.
-    #[must_use]
-    pub fn known(&self) -> Known {
-        let synced = || self.tree.nodes().filter(|node| node.synced.is_some());
-        let files = synced().filter(|node| !node.is_dir()).count();
-        let revision =
-            |node: &Node| node.synced.as_ref().and_then(|synced| synced.revision.clone());
-        Known { all: synced().map(|node| (node.ino, revision(node))).collect(), files }
     }
 
     /// Whether a change of the path waits or is in flight.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
-use super::inbound::Known;
+use super::missing::Known;
 use super::shared::Shared;
 use crate::node::Ino;
 use crate::path::WsPath;
@@ -135,7 +135,7 @@ impl Shared {
         };
         if policy == Missing::OfferAgain {
             self.step(|core, now, changes| {
-                for path in &missing {
+                for path in &core.unoffered(known, seen) {
                     core.offer_again(path, now, changes);
                 }
             });

@@ -35,8 +35,16 @@ impl Core {
     /// Notes that something happened to a path; a read under way may be older than that.
     pub(super) fn overtake(&mut self, path: &WsPath, by: Option<&Revision>) {
         if let Some(reading) = self.rechecks_in_flight.get_mut(path) {
-            let version = by.filter(|_| *reading != Some(Overtaken::ByOther));
-            *reading = Some(version.cloned().map_or(Overtaken::ByOther, Overtaken::ByVersion));
+            // The newest counts: events come late.
+            *reading = Some(match (reading.take(), by) {
+                (Some(Overtaken::ByVersion(heard)), Some(by)) if by.is_older_than(&heard) => {
+                    Overtaken::ByVersion(heard)
+                }
+                (None | Some(Overtaken::ByVersion(_)), Some(by)) => {
+                    Overtaken::ByVersion(by.clone())
+                }
+                (Some(Overtaken::ByOther), _) | (_, None) => Overtaken::ByOther,
+            });
         }
     }
 

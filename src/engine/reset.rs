@@ -91,7 +91,7 @@ impl Core {
             let RemoteEntry::File(file) = entry else { continue };
             let Some(ino) = self.file_at(&file.path) else { continue };
             let digest = self.tree.get(ino).and_then(|node| node.synced.as_ref()?.digest);
-            if self.outlived(ino) && digest != file.digest && !self.is_pending(&file.path) {
+            if self.outlived(ino) && digest != file.digest && !self.is_content_pending(&file.path) {
                 self.offer_again(&file.path, now, changes);
             }
         }
