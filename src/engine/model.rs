@@ -11,6 +11,7 @@
 mod calls;
 mod checks;
 mod conflicts;
+mod forgetting;
 mod hearing;
 mod mount;
 mod people;

@@ -67,7 +67,8 @@ impl World {
             mount.disk.files.remove(&file);
         }
         let suspected = self.mounts[at].core.reset_suspected.as_deref();
-        let is_believed = suspected.is_none_or(|why| why == MUCH_IS_MISSING);
+        let may_doubt = |why| why == MUCH_IS_MISSING || self.remote.epoch() > 0;
+        let is_believed = suspected.is_none_or(may_doubt);
         assert!(is_believed, "a server that keeps its promises is believed: {suspected:?}");
         self.check_records(at, &before);
         self.check_disk(at);
@@ -168,6 +169,10 @@ impl World {
             }
             Cause::Lost => {}
         }
+        let is_file = |entry: Option<Entry>| matches!(entry, Some(Entry::File(_)));
+        let is_doubted = self.mounts[at].core.reset_suspected.is_some();
+        let vanished = is_file(was) && !is_file(is) && *cause != Cause::Lost;
+        assert!(!is_doubted || !vanished, "{story}, on the word of a server that forgot");
         let newest = before.values().rev().find(|(_, record)| record.path == *path);
         let ours = matches!(was, Some(Entry::File(_)))
             && newest.is_some_and(|(_, record)| record.op == Op::Put);
@@ -258,6 +263,7 @@ impl World {
 
     fn is_settled(&self, bytes: Bytes) -> bool {
         self.remote.seen.contains(&bytes)
+            || self.remote.forgotten.contains(&bytes)
             || self.superseded.contains(&bytes)
             || self.kept.contains(&bytes)
     }
@@ -270,7 +276,10 @@ impl World {
             // Of its own versions a mount knows when it made them.
             let made = self.makers.get(path).filter(|(by, _)| *by == at).map(|(_, made)| *made);
             let seen = old.and_then(|old| made.or_else(|| first(old)));
-            assert!(old.is_none() || seen.is_some(), "{path}: {new:?} replaced {old:?} unseen");
+            // A server that went back gives out revisions again: they say little.
+            let is_sure = self.remote.epoch() == 0;
+            let is_seen = old.is_none() || seen.is_some();
+            assert!(is_seen || !is_sure, "{path}: {new:?} replaced {old:?} unseen");
             let Some(new) = new else {
                 self.makers.remove(path);
                 continue;
@@ -279,8 +288,8 @@ impl World {
             let moved = moved_from.as_ref();
             let was_there = |from: &WsPath| self.mounts[at].shown.get(&(from.clone(), new));
             let put = put.or_else(|| Some(was_there(moved?)?.last));
-            assert!(put.is_some(), "{path}: {new} was never there");
-            let is_newer = moved.is_some() || seen <= put;
+            assert!(put.is_some() || !is_sure, "{path}: {new} was never there");
+            let is_newer = moved.is_some() || seen <= put || !is_sure;
             assert!(is_newer, "{path}: {new} replaced {old:?}, which is newer");
             self.makers.extend(put.map(|put| (path.clone(), (at, put))));
         }

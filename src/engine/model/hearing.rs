@@ -28,10 +28,6 @@ pub(super) const MUCH_IS_MISSING: &str = "much is missing";
 /// Names on a page.
 const PAGE: usize = 3;
 
-fn unreachable() -> RemoteError {
-    RemoteError::Unreachable { message: "cut".into(), maybe_applied: false }
-}
-
 fn path_of(change: &EventChange) -> &WsPath {
     match change {
         EventChange::Stored(file) => &file.path,
@@ -49,20 +45,22 @@ impl World {
     /// Whether there are events that the mount did not hear.
     pub(super) fn is_behind(&self, at: usize) -> bool {
         let mount = &self.mounts[at];
-        mount.listing.is_none() && mount.position < self.remote.newest()
+        let is_known = mount.epoch == self.remote.epoch();
+        mount.listing.is_none() && (!is_known || mount.position < self.remote.newest())
     }
 
     /// The next event comes: by the feed's rules it is the next one, or one seen before, or others
     /// before it are missing.
     pub(super) fn event(&mut self, at: usize, quiet: bool) {
-        let newest = self.remote.newest();
-        let (expired, extended) = (self.remote.expired, self.server.extended);
-        let mount = &mut self.mounts[at];
-        if mount.listing.is_some() || mount.is_cut {
+        if self.mounts[at].listing.is_some() || self.is_cut(at) || !self.verify(at) {
             return;
         }
+        let (newest, epoch) = (self.remote.newest(), self.remote.epoch());
+        let (expired, extended) = (self.remote.expired, self.server.extended);
+        let mount = &mut self.mounts[at];
+        let offers = mount.core.offer_again;
         if mount.position < expired && mount.pushed == mount.position {
-            mount.listing = Some(Listing::new(newest));
+            mount.listing = Some(Listing::new(newest, epoch, offers));
             return;
         }
         mount.wire.extend(mount.pushed + 1..=newest);
@@ -76,7 +74,7 @@ impl World {
             return;
         }
         if n > mount.position + 1 && extended {
-            mount.listing = Some(Listing::new(newest));
+            mount.listing = Some(Listing::new(newest, epoch, offers));
             return;
         }
         if self.plant == Plant::LostEvent && n.is_multiple_of(7) {
@@ -88,6 +86,7 @@ impl World {
             self.take_event(at, n - 4, quiet);
         }
         self.mounts[at].position = n;
+        self.mounts[at].cursor_epoch = epoch;
         self.step(at, &Cause::Nothing, |core, _, changes| {
             core.set_cursor(Some(cursor(n)), changes);
             core.judge_echoes(changes);
@@ -114,7 +113,8 @@ impl World {
     pub(super) fn repeat(&mut self, at: usize) {
         let mount = &self.mounts[at];
         let n = mount.position;
-        if mount.listing.is_none() && n > 0 && !mount.is_cut {
+        let is_known = mount.epoch == self.remote.epoch() && n <= self.remote.newest();
+        if mount.listing.is_none() && n > 0 && is_known && !self.is_cut(at) {
             self.take_event(at, n, true);
         }
     }
@@ -136,16 +136,16 @@ impl World {
         let mount = &mut self.mounts[at];
         if mount.listing.is_none() && mount.core.guards.list_again {
             mount.core.guards.list_again = false;
-            mount.listing = Some(Listing::new(mount.position));
+            mount.listing = Some(Listing::new(mount.position, mount.epoch, false));
         }
     }
 
     /// One page of the listing, or one of the files that it did not show.
     pub(super) fn list(&mut self, at: usize) {
-        if self.mounts[at].is_cut {
+        if self.is_cut(at) {
             // It fails, and is begun again later.
             if let Some(listing) = &mut self.mounts[at].listing {
-                *listing = Listing::new(listing.tail);
+                *listing = Listing::new(listing.tail, listing.epoch, listing.offers);
             }
             return;
         }
@@ -161,10 +161,15 @@ impl World {
             for path in std::mem::take(&mut listing.folders) {
                 self.apply_event(at, &EventChange::DirDeleted { path }, true);
             }
-            let tail = listing.tail;
+            let (tail, offers) = (listing.tail, listing.offers);
+            self.mounts[at].epoch = listing.epoch;
+            self.mounts[at].cursor_epoch = listing.epoch;
             self.step(at, &Cause::Nothing, |core, _, changes| {
                 core.note_listed(changes);
                 core.set_cursor((tail > 0).then(|| cursor(tail)), changes);
+                if offers {
+                    core.set_offer_again(false, changes);
+                }
             });
             return self.mounts[at].follow(tail);
         }
@@ -181,10 +186,13 @@ impl World {
         self.tell(|| format!("page at {at}: {paths:?}"));
         listing.after = paths.last().cloned().or(listing.after.take());
         let is_last = page.is_empty();
-        let (seen, known) = (&mut listing.seen, listing.known.as_ref());
+        let (seen, known, offers) = (&mut listing.seen, listing.known.as_ref(), listing.offers);
         self.step(at, &Cause::News(paths), |core, now, changes| {
             if let Some(known) = known {
                 core.check_listed(&page, known, changes);
+            }
+            if offers {
+                core.offer_outlived(&page, now, changes);
             }
             core.apply_listing(&page, seen, |_| false, now, changes);
             forget_unlinked(core, changes);
@@ -195,12 +203,25 @@ impl World {
         listing.folders = core.unseen_folders(known, &listing.seen);
         missing.sort();
         listing.folders.sort();
-        if is_too_much_missing(missing.len(), known.files) {
+        let is_much = is_too_much_missing(missing.len(), known.files);
+        if listing.offers {
+            let missing = core.unoffered(known, &listing.seen);
+            self.step(at, &Cause::Nothing, |core, now, changes| {
+                missing.iter().for_each(|path| core.offer_again(path, now, changes));
+            });
+            self.note_offered(at);
+        } else if is_much || core.reset_suspected.is_some() {
+            let missing = missing.clone();
+            self.step(at, &Cause::Nothing, |core, _, changes| {
+                if core.reset_suspected.is_none() {
+                    core.suspect_reset(Some(MUCH_IS_MISSING.into()), changes);
+                }
+                core.show_reset(missing, changes);
+            });
+        }
+        if listing.offers || self.mounts[at].core.reset_suspected.is_some() {
             missing.clear();
             listing.folders.clear();
-            self.step(at, &Cause::Nothing, |core, _, changes| {
-                core.suspect_reset(Some(MUCH_IS_MISSING.into()), changes);
-            });
         }
         listing.missing = Some(missing.into());
     }
@@ -217,38 +238,31 @@ impl World {
         self.apply_event(at, &EventChange::Stored(RemoteFile { body: None, ..file }), true);
     }
 
-    /// A person looks at a suspected reset and lets it go on.
-    pub(super) fn approve(&mut self, at: usize) {
-        if self.mounts[at].core.reset_suspected.is_none() || self.mounts[at].listing.is_some() {
-            return;
-        }
-        let missing: Vec<WsPath> = {
-            let core = &self.mounts[at].core;
-            let seen = self.remote.files.keys().filter_map(|path| core.file_at(path)).collect();
-            core.unseen(&core.known(), &seen)
-        };
-        self.step(at, &Cause::Nothing, |core, now, changes| {
-            core.suspect_reset(None, changes);
-            for path in &missing {
-                core.offer_again(path, now, changes);
+    /// Why nothing can be asked, if so.
+    pub(super) fn why_not(&self, at: usize) -> Option<RemoteError> {
+        match (self.mounts[at].is_cut, self.is_stranger(at)) {
+            (true, _) => {
+                let message = "cut".into();
+                Some(RemoteError::Unreachable { message, maybe_applied: false })
             }
-        });
-        let newest = self.remote.newest();
-        self.mounts[at].listing = Some(Listing::new(newest));
+            (false, true) => Some(RemoteError::OtherServer { message: "another".into() }),
+            (false, false) => None,
+        }
     }
 
     /// What a read that could not be made tells the link.
     fn missed(&mut self, at: usize) {
+        let Some(error) = self.why_not(at) else { return };
         self.step(at, &Cause::Nothing, |core, now, _| {
             let jitter = core.jitter();
             if !core.link.is_down() {
-                core.link.failed(&unreachable(), now.mono, now.wall, jitter);
+                core.link.failed(&error, now.mono, now.wall, jitter);
             }
         });
     }
 
     pub(super) fn read_again(&mut self, at: usize, path: WsPath) {
-        if self.mounts[at].is_cut {
+        if self.is_cut(at) {
             self.missed(at);
             self.step(at, &Cause::Nothing, |core, now, _| {
                 core.rechecks_in_flight.remove(&path);
@@ -281,10 +295,10 @@ impl World {
     }
 
     pub(super) fn read_to_settle(&mut self, at: usize, path: WsPath, seq: Seq) {
-        if self.mounts[at].is_cut {
+        if let Some(error) = self.why_not(at) {
             self.step(at, &Cause::Nothing, |core, now, changes| {
                 let jitter = core.jitter();
-                core.link.failed(&unreachable(), now.mono, now.wall, jitter);
+                core.link.failed(&error, now.mono, now.wall, jitter);
                 core.postpone(&path, now.mono, changes);
             });
             return;
@@ -310,7 +324,7 @@ impl World {
 
     /// Their side is copied first.
     pub(super) fn copy_theirs(&mut self, at: usize, record: Record) {
-        let theirs = self.remote.read(&record.path).filter(|_| !self.mounts[at].is_cut);
+        let theirs = self.remote.read(&record.path).filter(|_| !self.is_cut(at));
         match theirs {
             Some(theirs) => self.mounts[at].work.push(Work::Copied(record, theirs)),
             None => self.postpone(at, &record.path),
@@ -325,7 +339,7 @@ impl World {
 
     pub(super) fn read_content(&mut self, at: usize, ino: Ino) {
         let Some(wanted) = self.mounts[at].core.wanted(ino) else { return };
-        if self.mounts[at].is_cut {
+        if self.is_cut(at) {
             return self.missed(at);
         }
         let wanted = self.look_where_it_was_moved(at, ino).unwrap_or(wanted);
@@ -383,7 +397,7 @@ impl World {
     /// Fetches a content at once, as for a reader. Returns whether it is here.
     pub(super) fn fetch(&mut self, at: usize, ino: Ino) -> bool {
         let Some(wanted) = self.mounts[at].core.wanted(ino) else { return true };
-        if self.mounts[at].is_cut {
+        if self.is_cut(at) {
             self.missed(at);
             return false;
         }
@@ -399,7 +413,7 @@ impl World {
     /// Fetches a content that is to be sent.
     pub(super) fn fetch_or_lose(&mut self, at: usize, ino: Ino) -> bool {
         let Some(wanted) = self.mounts[at].core.wanted(ino) else { return true };
-        if self.mounts[at].is_cut {
+        if self.is_cut(at) {
             self.missed(at);
             return false;
         }

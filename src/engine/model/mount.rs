@@ -10,13 +10,13 @@ use crate::conflict_policy::Policies;
 use crate::engine::approvals::Approval;
 use crate::engine::core::{Core, Now, Settings};
 use crate::engine::guard::Limits;
-use crate::engine::inbound::Known;
+use crate::engine::missing::Known;
 use crate::engine::plan::{Item, Task};
 use crate::engine::reads::Wanted;
 use crate::node::{BlobId, Content, FileId, Ino, Kind, Node, ROOT};
 use crate::path::WsPath;
 use crate::record::{ConflictRow, Record, Seq};
-use crate::remote::{Outcome, RemoteError, RemoteFile};
+use crate::remote::{Outcome, RemoteError, RemoteFile, ServerId};
 use crate::revision::Revision;
 use crate::store::{Loaded, Row};
 
@@ -101,6 +101,8 @@ pub(super) struct Shown {
 /// A request on its way: perhaps arrived, not answered yet.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
+    /// The server that it is for, where that said who it is.
+    pub(super) server: Option<ServerId>,
     pub(super) items: Vec<Sent>,
     pub(super) is_bulk: bool,
     /// What the server answers, once it got there.
@@ -131,17 +133,23 @@ pub(super) struct Listing {
     pub(super) after: Option<WsPath>,
     /// What it did not show, to be looked at one by one.
     pub(super) missing: Option<VecDeque<WsPath>>,
+    /// Which history the server had then.
+    pub(super) epoch: usize,
+    /// Whether what is here is offered again.
+    pub(super) offers: bool,
     pub(super) folders: Vec<WsPath>,
 }
 
 impl Listing {
-    pub(super) fn new(tail: u64) -> Self {
+    pub(super) fn new(tail: u64, epoch: usize, offers: bool) -> Self {
         Self {
             tail,
             known: None,
             seen: HashSet::new(),
             after: None,
             missing: None,
+            epoch,
+            offers,
             folders: Vec::new(),
         }
     }
@@ -170,6 +178,11 @@ pub(super) struct Mount {
     pub(super) pushed: u64,
     /// The number of the last event that was taken up.
     pub(super) position: u64,
+    /// Which history of the server that is about, and the one of the cursor on disk.
+    pub(super) epoch: usize,
+    /// Whether it knew more than a server that went back.
+    pub(super) knows_more: bool,
+    pub(super) cursor_epoch: usize,
     pub(super) listing: Option<Listing>,
     pub(super) is_cut: bool,
     pub(super) shown: HashMap<(WsPath, Bytes), Shown>,
@@ -201,7 +214,10 @@ impl Mount {
             wire: VecDeque::new(),
             pushed: 0,
             position: 0,
-            listing: Some(Listing::new(0)),
+            epoch: 0,
+            knows_more: false,
+            cursor_epoch: 0,
+            listing: Some(Listing::new(0, 0, false)),
             is_cut: false,
             shown: HashMap::new(),
             known: BTreeMap::new(),
@@ -213,7 +229,7 @@ impl Mount {
     }
 
     /// What is left of the process is what is on disk.
-    pub(super) fn restart(&mut self, newest: u64, now: Now, seed: u64) {
+    pub(super) fn restart(&mut self, (newest, epoch): (u64, usize), now: Now, seed: u64) {
         self.work = vec![Work::Task(Task::Probe)];
         let (core, changes) = Core::new(self.disk.load(), settings(self.people), now, seed);
         self.core = core;
@@ -223,7 +239,11 @@ impl Mount {
         self.disk.commit(changes.rows, Plant::Nothing);
         let cursor = self.core.cursor.as_ref().filter(|_| self.core.listed);
         let position = cursor.and_then(|cursor| cursor.id.ordinal());
-        self.listing = position.is_none().then(|| Listing::new(newest));
+        self.epoch = if position.is_some() { self.cursor_epoch } else { epoch };
+        let offers = self.core.offer_again;
+        let is_due = position.is_none() || offers;
+        let tail = position.unwrap_or(newest);
+        self.listing = is_due.then(|| Listing::new(tail, self.epoch, offers));
         self.follow(position.unwrap_or(newest));
     }
 

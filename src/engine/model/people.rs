@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use super::checks::Cause;
 use super::conflicts::{Copy, check_merge};
 use super::hearing::forget_unlinked;
+use super::mount::Listing;
 use super::reference::Entry;
 use super::remote::digest;
 use super::story::Choice;
 use super::texts::{Bytes, body, number};
 use super::world::World;
-use crate::engine::approvals::Kind;
+use crate::engine::approvals::{Approval, Kind};
 use crate::engine::copies::NewContent;
 use crate::engine::local::{LocalError, Sealed};
 use crate::engine::merge::{Merge, three_way};
@@ -266,8 +267,13 @@ impl World {
         mount.looked_at = mount.core.approvals();
         assert_eq!(mount.looked_at.len(), mount.core.approvals_open());
         // What is decided and not carried out yet is not asked again.
-        let may_go = &mount.core.guards.may_go;
-        mount.looked_at.retain(|one| !one.paths.iter().all(|path| may_go.contains(path)));
+        let (may_go, recheck) = (&mount.core.guards.may_go, &mount.core.recheck);
+        let is_decided = |one: &Approval| {
+            let mut paths = one.paths.iter();
+            one.kind == Kind::RemoteRemovals
+                && paths.all(|path| may_go.contains(path) && recheck.contains(path))
+        };
+        mount.looked_at.retain(|one| !is_decided(one));
     }
 
     /// A person decides over removals that were looked at before. What became another set since is not
@@ -277,25 +283,37 @@ impl World {
             self.look(at);
         }
         let mount = &mut self.mounts[at];
-        let Some(seen) = mount.looked_at.pop().filter(|seen| seen.kind != Kind::Reset) else {
+        let Some(seen) = mount.looked_at.pop() else { return };
+        // A listing under way may not have shown yet what there is to see.
+        if seen.kind == Kind::Reset && mount.listing.is_some() {
             return;
-        };
+        }
         let now = mount.core.approvals();
-        let is_same = now.iter().any(|one| one.kind == seen.kind && one.paths == seen.paths);
+        let is_same = now.contains(&seen);
+        let may_be = approve || seen.kind != Kind::Reset;
         let id = seen.id();
         self.tell(|| format!("{id} is {approve}: {:?}", seen.paths));
         let decided = self.step(at, &Cause::Nothing, |core, now, changes| {
             core.decide_approval(&id, approve, now, changes)
         });
-        assert_eq!(decided.is_ok(), is_same, "{id}: {decided:?}");
+        assert_eq!(decided.is_ok(), is_same && may_be, "{id}: {decided:?}");
+        if !may_be {
+            return;
+        }
         self.note(match (decided.is_ok(), approve, seen.kind) {
             (false, ..) => "what was looked at is another set now",
+            (true, _, Kind::Reset) => "a person went on with a server that forgot",
             (true, true, Kind::Removals) => "removals were approved",
             (true, false, Kind::Removals) => "removals were taken back",
             (true, true, _) => "removals of others were approved",
             (true, false, _) => "what others removed was kept",
         });
-        for path in decided.into_iter().flat_map(|decided| decided.remove) {
+        let decided = decided.unwrap_or_default();
+        if decided.offer_again {
+            let mount = &mut self.mounts[at];
+            mount.listing = Some(Listing::new(mount.position, mount.epoch, true));
+        }
+        for path in decided.remove {
             self.step(at, &Cause::News(vec![path.clone()]), |core, now, changes| {
                 core.missing(&path, true, now, changes);
                 forget_unlinked(core, changes);

@@ -3,13 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::forgetting::Backup;
 use super::plants::Plant;
 use super::story::Server;
 use crate::digest::Digest;
 use crate::engine::plan::Item;
 use crate::path::WsPath;
 use crate::record::Op;
-use crate::remote::{Capabilities, EventChange, Metadata, Outcome, RemoteEntry, RemoteFile, Size};
+use crate::remote::{
+    Capabilities, EventChange, Metadata, Outcome, RemoteEntry, RemoteFile, ServerId, Size,
+};
 use crate::revision::{Precondition, Revision};
 
 /// A content, told apart by number. 0 is the empty one, which is nobody's.
@@ -39,7 +42,7 @@ pub(super) struct Remote {
     plant: Plant,
     pub(super) files: BTreeMap<WsPath, (u64, Bytes)>,
     pub(super) folders: BTreeSet<WsPath>,
-    counter: u64,
+    pub(super) counter: u64,
     /// All events; the number of the first is 1.
     pub(super) log: Vec<EventChange>,
     /// Events up to this number are not kept.
@@ -53,6 +56,14 @@ pub(super) struct Remote {
     /// Which content each digest is.
     pub(super) digests: HashMap<Digest, Bytes>,
     identities: HashMap<String, Outcome>,
+    pub(super) backup: Backup,
+    /// Contents that were here before it went back.
+    pub(super) forgotten: BTreeSet<Bytes>,
+    /// Revisions up to this one may have been given out twice.
+    pub(super) ambiguous: u64,
+    /// For each time that it went back, the event up to which the history stayed the same.
+    pub(super) history: Vec<u64>,
+    pub(super) id: u128,
 }
 
 impl Remote {
@@ -70,7 +81,16 @@ impl Remote {
             contents: HashMap::new(),
             digests: HashMap::from([(digest(0), 0)]),
             identities: HashMap::new(),
+            backup: Backup::default(),
+            forgotten: BTreeSet::new(),
+            ambiguous: 0,
+            history: Vec::new(),
+            id: 1,
         }
+    }
+
+    pub(super) fn forget_identities(&mut self) {
+        self.identities.clear();
     }
 
     pub(super) fn capabilities(&self) -> Capabilities {
@@ -82,6 +102,7 @@ impl Remote {
             directories: extended,
             raw: extended,
             exact_size: extended,
+            server: extended.then_some(ServerId(self.id)),
             ..Capabilities::default()
         }
     }
@@ -151,7 +172,7 @@ impl Remote {
         all.into_values().take(paths_max).flatten().collect()
     }
 
-    fn note_version(&mut self, path: &WsPath, bytes: Option<Bytes>) {
+    pub(super) fn note_version(&mut self, path: &WsPath, bytes: Option<Bytes>) {
         self.versions.entry(path.clone()).or_default().push(bytes);
     }
 
@@ -162,7 +183,9 @@ impl Remote {
         self.digests.insert(digest(bytes), bytes);
         self.note_version(path, Some(bytes));
         let revision = revision(self.counter);
-        self.contents.extend(revision.clone().map(|revision| (revision, bytes)));
+        if self.counter > self.ambiguous {
+            self.contents.extend(revision.clone().map(|revision| (revision, bytes)));
+        }
         self.log.extend(self.event(path).map(EventChange::Stored));
         revision
     }

@@ -9,6 +9,7 @@ use super::remote::{Bytes, digest};
 use super::story::{Arrival, Fate, Pace};
 use super::world::World;
 use crate::engine::decide::tests::{handed_out, said};
+use crate::engine::link::table::State;
 use crate::engine::plan::{Item, ItemSource, Task};
 use crate::engine::replies::Answer;
 use crate::path::WsPath;
@@ -26,15 +27,21 @@ fn unsent(item: Item) -> Answer {
 impl World {
     pub(super) fn plan(&mut self, at: usize, pace: Pace) {
         self.pass(pace.duration());
+        if self.is_stranger(at) {
+            // The stream is down.
+            self.mounts[at].core.ask_again = true;
+        }
         let said = said(&self.mounts[at].core, self.now);
         let plan = self.step(at, &Cause::Nothing, |core, now, _| core.plan(now));
         // What people are told is what is done.
         assert_eq!(handed_out(&plan), said);
         let mount = &mut self.mounts[at];
-        if mount.core.link.pause().is_some() {
+        let link = &mount.core.link;
+        let is_held = link.pause().is_some() || link.is_doubted();
+        if is_held || link.states()[0] == State::Stranger {
             let sends =
                 |task: &Task| matches!(task, Task::Bulk(_) | Task::Single(_) | Task::Settle { .. });
-            assert!(!plan.tasks.iter().any(sends), "sent while paused");
+            assert!(!plan.tasks.iter().any(sends), "sent while paused, or to a server that forgot");
         }
         mount.work.extend(plan.tasks.into_iter().map(Work::Task));
         self.list_again(at);
@@ -68,17 +75,12 @@ impl World {
     }
 
     fn probe(&mut self, at: usize) {
-        let is_cut = self.mounts[at].is_cut;
-        let capabilities = self.remote.capabilities();
+        let answer = match self.mounts[at].is_cut {
+            true => Err(unreachable(false)),
+            false => Ok(self.remote.capabilities()),
+        };
         self.step(at, &Cause::Nothing, |core, now, changes| {
-            core.probing = false;
-            if is_cut {
-                let jitter = core.jitter();
-                core.link.failed(&unreachable(false), now.mono, now.wall, jitter);
-            } else {
-                core.link.reached();
-                core.set_capabilities(capabilities, changes);
-            }
+            core.probed(&answer, now, changes);
         });
     }
 
@@ -127,6 +129,8 @@ impl World {
                 None => unready.push(item),
             }
         }
+        let is_unfetched = |item: &Item| matches!(item.source, ItemSource::Remote(_));
+        let error = self.why_not(at).filter(|_| unready.iter().any(is_unfetched));
         if self.plant == Plant::SwappedBytes && ready.len() > 1 {
             let (one, two) = (ready[0].bytes, ready[1].bytes);
             if one.is_some() && two.is_some() {
@@ -134,6 +138,10 @@ impl World {
             }
         }
         self.step(at, &Cause::Nothing, |core, now, changes| {
+            if let Some(error) = error {
+                let jitter = core.jitter();
+                core.link.failed(&error, now.mono, now.wall, jitter);
+            }
             for item in &unready {
                 core.outbox.mark(&item.path, |slot| {
                     slot.held_until = Some(now.mono + Duration::from_secs(1));
@@ -148,7 +156,9 @@ impl World {
             }
         });
         if !ready.is_empty() {
+            let server = self.known_server(at);
             self.mounts[at].requests.push(Request {
+                server,
                 items: ready,
                 is_bulk,
                 reply: None,
@@ -185,7 +195,9 @@ impl World {
         let busy = || RemoteError::Busy { status: 503, message: "busy".into(), retry_after: None };
         let invalid = || RemoteError::Invalid { message: "no".into() };
         let mut made = Vec::new();
+        let is_other = self.is_for_another(&request);
         let reply = match how {
+            _ if is_other => Err(RemoteError::OtherServer { message: "another".into() }),
             Arrival::Whole | Arrival::Twice => Ok(self.apply(at, &request, None, &mut made)),
             Arrival::Forbidden(which) => Ok(self.apply(at, &request, Some(which), &mut made)),
             Arrival::Invalid => Err(invalid()),
@@ -214,8 +226,15 @@ impl World {
         }
         let (at, n) = all[usize::from(pick) % all.len()];
         let request = self.mounts[at].strays.remove(n);
+        if self.is_for_another(&request) {
+            return;
+        }
         let outcomes = self.apply(at, &request, None, &mut Vec::new());
         self.tell(|| format!("a stray request arrives: {outcomes:?}"));
+    }
+
+    fn is_for_another(&self, request: &Request) -> bool {
+        request.server.is_some_and(|server| server.0 != self.remote.id)
     }
 
     fn forget_strays(&mut self, at: usize, request: &Request) {

@@ -223,6 +223,12 @@ pub(super) enum Act {
     /// A person looks at what waits for approval, and decides over what was there to see.
     Look(Mount),
     Decide(Mount, bool),
+    /// The server is copied; goes back to that copy; is replaced by another one that has the copy.
+    BackUp,
+    Restore,
+    Replace,
+    /// A person goes on with the server that is there.
+    Accept(Mount),
 }
 
 /// How much time passes.
@@ -422,6 +428,17 @@ fn server() -> impl Strategy<Value = Server> {
     )
 }
 
+/// What happens to a server that forgets.
+fn act_of_one_that_forgets(scene: Scene) -> impl Strategy<Value = Act> {
+    prop_oneof![
+        40 => act(scene),
+        1 => Just(Act::BackUp),
+        1 => Just(Act::Restore),
+        1 => Just(Act::Replace),
+        1 => mount().prop_map(Act::Accept),
+    ]
+}
+
 /// Everybody has the files of the narrow scene first.
 fn with_files(acts: Vec<Act>) -> Vec<Act> {
     let files = NARROW.map(|place| Act::OtherWrites(Place(place)));
@@ -431,8 +448,10 @@ fn with_files(acts: Vec<Act>) -> Vec<Act> {
 /// Stories of up to `acts_max` steps.
 pub(super) fn stories(acts_max: usize) -> impl Strategy<Value = Story> {
     let acts = prop_oneof![
-        vec(act(Scene::Wide), 5..acts_max),
-        vec(act(Scene::Narrow), 5..acts_max).prop_map(with_files),
+        3 => vec(act(Scene::Wide), 5..acts_max),
+        3 => vec(act(Scene::Narrow), 5..acts_max).prop_map(with_files),
+        1 => vec(act_of_one_that_forgets(Scene::Wide), 5..acts_max),
+        1 => vec(act_of_one_that_forgets(Scene::Narrow), 5..acts_max).prop_map(with_files),
     ];
     (server(), people(), acts).prop_map(|(server, people, acts)| Story { server, people, acts })
 }

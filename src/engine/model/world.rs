@@ -21,7 +21,7 @@ use crate::path::WsPath;
 const ROUNDS_MAX: usize = 400;
 
 /// What histories come to.
-pub(super) const COMES_ABOUT: [&str; 15] = [
+pub(super) const COMES_ABOUT: [&str; 21] = [
     "a change was given up",
     "a change was tried again",
     "a conflict waits for a person",
@@ -37,6 +37,12 @@ pub(super) const COMES_ABOUT: [&str; 15] = [
     "removals were taken back",
     "what others removed was kept",
     "what was looked at is another set now",
+    "the server went back",
+    "a mount found out that the server went back",
+    "a person went on with a server that forgot",
+    "the server is another one",
+    "a person went on with another server",
+    "what is here was offered again",
 ];
 
 thread_local! {
@@ -153,6 +159,10 @@ impl World {
             Act::Resolve(mount, pick, choice) => self.resolve(at(mount), pick, choice),
             Act::Retry(mount, place) => self.retry(at(mount), &place.path()),
             Act::Discard(mount, place) => self.discard(at(mount), &place.path()),
+            Act::BackUp => self.remote.back_up(),
+            Act::Restore => self.restore(),
+            Act::Replace => self.replace(),
+            Act::Accept(mount) => self.accept(at(mount)),
             Act::Look(mount) => self.look(at(mount)),
             Act::Decide(mount, approve) => self.decide(at(mount), approve),
         }
@@ -210,13 +220,13 @@ impl World {
 
     /// Requests go on their way without the process; everything else in memory is forgotten.
     fn crash(&mut self, at: usize) {
-        let (now, newest) = (self.now, self.remote.newest());
+        let (now, history) = (self.now, (self.remote.newest(), self.remote.epoch()));
         self.seed += 1;
         let seed = self.seed;
         let mount = &mut self.mounts[at];
         let under_way = mount.requests.drain(..).filter(|request| request.reply.is_none());
         mount.strays.extend(under_way);
-        mount.restart(newest, now, seed);
+        mount.restart(history, now, seed);
         // What a reader sees is what was seen before.
         self.step(at, &Cause::Nothing, |_, _, _| ());
     }
@@ -231,7 +241,7 @@ impl World {
             self.arrive(at, 0, Arrival::Whole);
             self.answer(at, 0, Fate::Heard);
         }
-        while self.is_behind(at) && !self.mounts[at].is_cut {
+        while self.is_behind(at) && !self.is_cut(at) {
             self.event(at, true);
         }
         self.list(at);
@@ -243,6 +253,10 @@ impl World {
             self.mend(at);
             self.resume(at);
         }
+        for at in 0..self.mounts.len() {
+            self.accept(at);
+            self.list_after_all(at);
+        }
         for _ in 0..ROUNDS_MAX {
             while self.mounts.iter().any(|mount| !mount.strays.is_empty()) {
                 self.stray(0);
@@ -250,9 +264,11 @@ impl World {
             for at in 0..self.mounts.len() {
                 self.step(at, &Cause::Nothing, |core, _, changes| core.unpark(|_| true, changes));
                 self.round(at);
-                self.approve(at);
+                self.accept(at);
                 self.look(at);
-                self.decide(at, true);
+                while !self.mounts[at].looked_at.is_empty() {
+                    self.decide(at, true);
+                }
             }
             if (0..self.mounts.len()).all(|at| self.is_at_rest(at)) {
                 return;
@@ -291,5 +307,10 @@ pub(super) fn live(story: &Story, plant: Plant, is_told: bool) {
     }
     world.tell(|| "rest".to_owned());
     world.rest();
+    if world.remote.epoch() > 0 {
+        // Names stay whose bytes a server forgot, until somebody reads them.
+        world.read_all();
+        world.rest();
+    }
     world.check_rest();
 }
