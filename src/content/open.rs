@@ -68,7 +68,7 @@ pub struct OpenState {
 /// to the size that it was told, so bytes and size change for it together.
 #[derive(Debug, Clone)]
 pub struct Before {
-    /// The bytes.
+    /// The bytes; unloaded where nobody has them any more.
     pub body: Body,
     /// Their number.
     pub size: u64,
@@ -286,7 +286,8 @@ impl Body {
             (from, from.saturating_add(len).min(bytes.len()))
         };
         match self {
-            Self::Unloaded => Ok(Bytes::new()),
+            // Where they are is to be looked up first; what was replaced unread is nowhere.
+            Self::Unloaded => Err(io::ErrorKind::WouldBlock.into()),
             Self::Shared(bytes) => {
                 let (from, to) = slice(bytes);
                 Ok(bytes.slice(from..to))

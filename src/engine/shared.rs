@@ -14,7 +14,7 @@ use super::waits::Waits;
 use crate::clock::SharedClock;
 use crate::content::Contents;
 use crate::content::open::{Before, Body, OpenState};
-use crate::node::Ino;
+use crate::node::{Content, Ino};
 use crate::remote::Remote;
 use crate::store::{Done, Row, Store};
 
@@ -307,14 +307,18 @@ impl Shared {
     /// What a file is for those who have it open, before something else takes its place. Runs with
     /// the open file locked.
     pub(super) fn before(&self, ino: Ino, state: &OpenState) -> Option<Before> {
-        if !self.contents.open.is_open(ino) || matches!(state.body, Body::Unloaded) {
+        if !self.contents.open.is_open(ino) {
             return None;
         }
         let core = self.core();
         let node = core.tree.get(ino)?;
+        let known = node.body().filter(|body| {
+            let is_unread = body.content == Content::Remote && body.exact;
+            is_unread || !matches!(state.body, Body::Unloaded)
+        });
         Some(Before {
             body: state.body.clone(),
-            size: node.body()?.size,
+            size: known?.size,
             mtime: node.mtime,
             ctime: node.ctime,
             since: self.clock.monotonic(),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -147,6 +147,49 @@ fn a_changed_file_is_read_whole_before_the_kernel_can_be_told() {
     assert!(fs::read(b.at("d/f")).unwrap() == new);
 }
 
+/// The same for who opened the file before it changed, and reads only then: what they read is one of the
+/// versions, or they are told to try again.
+#[test]
+fn a_file_that_changes_before_it_is_read_is_not_cut_to_its_old_size() {
+    let hooks = Hooks::new();
+    // One that lists no contents.
+    let server = TestServer::builder().original().interceptor(hooks.clone()).start();
+    let (old, new) = (bytes(1, 900), bytes(2, 50_000));
+    server.put("slow", &bytes(3, 100_000));
+    server.put("d/f", &old);
+    server.put("e/first", b"");
+    let b = Mount::of(&server);
+    b.wait_synced();
+    let slow = Act::Before(Before::Delay(Duration::from_secs(2)));
+    let is_slow = |request: &workspaced::RequestHead| request.path.as_deref() == Some("/slow");
+    let asked = hooks.add(1, slow, is_slow);
+    let path = b.at("slow");
+    // Its pages are locked until the bytes are there, and nothing else is told to the kernel.
+    let waiting = std::thread::spawn(move || drop(fs::read(path)));
+    asked.wait();
+    assert_eq!(fs::metadata(b.at("d/f")).unwrap().size(), 900);
+    let file = File::open(b.at("d/f")).unwrap();
+    server.put("slow", &bytes(4, 90_000));
+    server.put("d/f", &new);
+    server.put("e/last", b"");
+    wait_within(SOON, "the news", || (names(&b.at("e")).len() == 2).then_some(()));
+    wait_for("a whole version", || {
+        let mut seen = vec![0; 100_000];
+        match file.read_at(&mut seen, 0) {
+            Ok(n) => {
+                assert!(seen[..n] == new || seen[..n] == old, "{n} bytes");
+                Some(())
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                None
+            }
+        }
+    });
+    waiting.join().unwrap();
+    wait_for("the new one", || (fs::read(b.at("d/f")).ok()? == new).then_some(()));
+}
+
 /// A daemon that is killed ends, whatever its callers and the kernel wait for, and the next one takes
 /// over: here a file is being fetched for a reader, and for who removes it, while it changes elsewhere.
 #[test]
@@ -221,7 +264,7 @@ fn new_bytes_are_seen_through_a_mapping(kind: Kind) {
 fn names_come_and_go(kind: Kind) {
     let (server, a, b) = pair(kind);
     let is_missing = |path: &Path| {
-        fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     };
     // A name that was found missing, in a folder that was listed.
     assert!(is_missing(&b.at("new")));
@@ -577,7 +620,7 @@ fn pair(kind: Kind) -> (TestServer, Mount, Mount) {
 fn read_if_there(path: &Path) -> Option<Vec<u8>> {
     match fs::read(path) {
         Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => panic!("read {}: {error}", path.display()),
     }
 }
