@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -17,7 +18,7 @@ use workspaced::Before;
 
 use crate::on_both_servers;
 use crate::support::hooks::{Act, Hooks};
-use crate::support::server::encode;
+use crate::support::server::{TestServerBuilder, encode};
 use crate::support::tree::{Entry, Tree, agree, bytes_of, difference, summaries, tree};
 use crate::support::{Kind, Mount, PATIENCE, TestServer, bytes, seed, wait_for, wait_within};
 
@@ -115,15 +116,24 @@ fn a_reader_sees_one_version_while_it_changes(kind: Kind) {
     });
 }
 
-/// A file that changed is read whole also while the kernel cannot be told of the change, because it
-/// still waits for another file: never with the length that it had.
-#[test]
-fn a_changed_file_is_read_whole_before_the_kernel_can_be_told() {
+/// A mount on which `d/f` was `old`, `first` was done, and `d/f` has become `new`, of which the kernel
+/// cannot be told for two seconds, because it still waits for another file.
+struct Untold<T> {
+    b: Mount,
+    first: T,
+    waiting: JoinHandle<()>,
+    _server: TestServer,
+}
+
+fn untold<T>(
+    server: TestServerBuilder,
+    (old, new): (&[u8], &[u8]),
+    first: impl FnOnce(&Mount) -> T,
+) -> Untold<T> {
     let hooks = Hooks::new();
-    let server = TestServer::builder().interceptor(hooks.clone()).start();
-    let (old, new) = (bytes(1, 5), bytes(2, 50_000));
+    let server = server.interceptor(hooks.clone()).start();
     server.put("slow", &bytes(3, 100_000));
-    server.put("d/f", &old);
+    server.put("d/f", old);
     server.put("e/first", b"");
     let b = Mount::of(&server);
     b.wait_synced();
@@ -134,48 +144,40 @@ fn a_changed_file_is_read_whole_before_the_kernel_can_be_told() {
     // Its pages are locked until the bytes are there.
     let waiting = std::thread::spawn(move || drop(fs::read(path)));
     asked.wait();
-    assert_eq!(fs::metadata(b.at("d/f")).unwrap().size(), 5);
+    assert_eq!(fs::metadata(b.at("d/f")).unwrap().size(), old.len() as u64);
+    let first = first(&b);
     server.put("slow", &bytes(4, 90_000));
-    server.put("d/f", &new);
+    server.put("d/f", new);
     server.put("e/last", b"");
     wait_within(SOON, "the news", || (names(&b.at("e")).len() == 2).then_some(()));
-    let file = File::open(b.at("d/f")).unwrap();
+    Untold { b, first, waiting, _server: server }
+}
+
+/// A file that changed is read whole also while the kernel cannot be told of the change: never with
+/// the length that it had.
+#[test]
+fn a_changed_file_is_read_whole_before_the_kernel_can_be_told() {
+    let (old, new) = (bytes(1, 5), bytes(2, 50_000));
+    let scene = untold(TestServer::builder(), (&old, &new), |_| ());
+    let file = File::open(scene.b.at("d/f")).unwrap();
     let mut seen = vec![0; 60_000];
     let n = file.read_at(&mut seen, 0).unwrap();
     assert!(seen[..n] == new, "{n} bytes");
-    waiting.join().unwrap();
-    assert!(fs::read(b.at("d/f")).unwrap() == new);
+    scene.waiting.join().unwrap();
+    assert!(fs::read(scene.b.at("d/f")).unwrap() == new);
 }
 
 /// The same for who opened the file before it changed, and reads only then: what they read is one of the
 /// versions, or they are told to try again.
 #[test]
 fn a_file_that_changes_before_it_is_read_is_not_cut_to_its_old_size() {
-    let hooks = Hooks::new();
-    // One that lists no contents.
-    let server = TestServer::builder().original().interceptor(hooks.clone()).start();
     let (old, new) = (bytes(1, 900), bytes(2, 50_000));
-    server.put("slow", &bytes(3, 100_000));
-    server.put("d/f", &old);
-    server.put("e/first", b"");
-    let b = Mount::of(&server);
-    b.wait_synced();
-    let slow = Act::Before(Before::Delay(Duration::from_secs(2)));
-    let is_slow = |request: &workspaced::RequestHead| request.path.as_deref() == Some("/slow");
-    let asked = hooks.add(1, slow, is_slow);
-    let path = b.at("slow");
-    // Its pages are locked until the bytes are there, and nothing else is told to the kernel.
-    let waiting = std::thread::spawn(move || drop(fs::read(path)));
-    asked.wait();
-    assert_eq!(fs::metadata(b.at("d/f")).unwrap().size(), 900);
-    let file = File::open(b.at("d/f")).unwrap();
-    server.put("slow", &bytes(4, 90_000));
-    server.put("d/f", &new);
-    server.put("e/last", b"");
-    wait_within(SOON, "the news", || (names(&b.at("e")).len() == 2).then_some(()));
+    // This server lists no contents.
+    let original = TestServer::builder().original();
+    let scene = untold(original, (&old, &new), |b| File::open(b.at("d/f")).unwrap());
     wait_for("a whole version", || {
-        let mut seen = vec![0; 100_000];
-        match file.read_at(&mut seen, 0) {
+        let mut seen = vec![0; 60_000];
+        match scene.first.read_at(&mut seen, 0) {
             Ok(n) => {
                 assert!(seen[..n] == new || seen[..n] == old, "{n} bytes");
                 Some(())
@@ -186,8 +188,8 @@ fn a_file_that_changes_before_it_is_read_is_not_cut_to_its_old_size() {
             }
         }
     });
-    waiting.join().unwrap();
-    wait_for("the new one", || (fs::read(b.at("d/f")).ok()? == new).then_some(()));
+    scene.waiting.join().unwrap();
+    wait_for("the new one", || (fs::read(scene.b.at("d/f")).ok()? == new).then_some(()));
 }
 
 /// A daemon that is killed ends, whatever its callers and the kernel wait for, and the next one takes
