@@ -32,7 +32,7 @@ fn a_daemon_that_is_killed_while_it_tells_the_kernel_something_ends() {
 }
 
 /// Whether a process has a thread that waits for a folder of which it tells the kernel something.
-fn tells_the_kernel(process: u32) -> bool {
+pub fn tells_the_kernel(process: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
     threads.filter_map(Result::ok).any(|thread| {
         let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();

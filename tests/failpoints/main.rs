@@ -20,6 +20,7 @@ mod power;
 mod run;
 mod serve;
 mod stale_names;
+mod untold;
 mod workflows;
 mod world;
 

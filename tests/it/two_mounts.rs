@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -18,7 +17,7 @@ use workspaced::Before;
 
 use crate::on_both_servers;
 use crate::support::hooks::{Act, Hooks};
-use crate::support::server::{TestServerBuilder, encode};
+use crate::support::server::encode;
 use crate::support::tree::{Entry, Tree, agree, bytes_of, difference, summaries, tree};
 use crate::support::{Kind, Mount, PATIENCE, TestServer, bytes, seed, wait_for, wait_within};
 
@@ -116,24 +115,15 @@ fn a_reader_sees_one_version_while_it_changes(kind: Kind) {
     });
 }
 
-/// A mount on which `d/f` was `old`, `first` was done, and `d/f` has become `new`, of which the kernel
-/// cannot be told for two seconds, because it still waits for another file.
-struct Untold<T> {
-    b: Mount,
-    first: T,
-    waiting: JoinHandle<()>,
-    _server: TestServer,
-}
-
-fn untold<T>(
-    server: TestServerBuilder,
-    (old, new): (&[u8], &[u8]),
-    first: impl FnOnce(&Mount) -> T,
-) -> Untold<T> {
+/// A file that changed is read whole also while the kernel cannot be told of the change, because it
+/// still waits for another file: never with the length that it had.
+#[test]
+fn a_changed_file_is_read_whole_before_the_kernel_can_be_told() {
     let hooks = Hooks::new();
-    let server = server.interceptor(hooks.clone()).start();
+    let server = TestServer::builder().interceptor(hooks.clone()).start();
+    let (old, new) = (bytes(1, 5), bytes(2, 50_000));
     server.put("slow", &bytes(3, 100_000));
-    server.put("d/f", old);
+    server.put("d/f", &old);
     server.put("e/first", b"");
     let b = Mount::of(&server);
     b.wait_synced();
@@ -144,52 +134,17 @@ fn untold<T>(
     // Its pages are locked until the bytes are there.
     let waiting = std::thread::spawn(move || drop(fs::read(path)));
     asked.wait();
-    assert_eq!(fs::metadata(b.at("d/f")).unwrap().size(), old.len() as u64);
-    let first = first(&b);
+    assert_eq!(fs::metadata(b.at("d/f")).unwrap().size(), 5);
     server.put("slow", &bytes(4, 90_000));
-    server.put("d/f", new);
+    server.put("d/f", &new);
     server.put("e/last", b"");
     wait_within(SOON, "the news", || (names(&b.at("e")).len() == 2).then_some(()));
-    Untold { b, first, waiting, _server: server }
-}
-
-/// A file that changed is read whole also while the kernel cannot be told of the change: never with
-/// the length that it had.
-#[test]
-fn a_changed_file_is_read_whole_before_the_kernel_can_be_told() {
-    let (old, new) = (bytes(1, 5), bytes(2, 50_000));
-    let scene = untold(TestServer::builder(), (&old, &new), |_| ());
-    let file = File::open(scene.b.at("d/f")).unwrap();
+    let file = File::open(b.at("d/f")).unwrap();
     let mut seen = vec![0; 60_000];
     let n = file.read_at(&mut seen, 0).unwrap();
     assert!(seen[..n] == new, "{n} bytes");
-    scene.waiting.join().unwrap();
-    assert!(fs::read(scene.b.at("d/f")).unwrap() == new);
-}
-
-/// The same for who opened the file before it changed, and reads only then: what they read is one of the
-/// versions, or they are told to try again.
-#[test]
-fn a_file_that_changes_before_it_is_read_is_not_cut_to_its_old_size() {
-    let (old, new) = (bytes(1, 900), bytes(2, 50_000));
-    // This server lists no contents.
-    let original = TestServer::builder().original();
-    let scene = untold(original, (&old, &new), |b| File::open(b.at("d/f")).unwrap());
-    wait_for("a whole version", || {
-        let mut seen = vec![0; 60_000];
-        match scene.first.read_at(&mut seen, 0) {
-            Ok(n) => {
-                assert!(seen[..n] == new || seen[..n] == old, "{n} bytes");
-                Some(())
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                None
-            }
-        }
-    });
-    scene.waiting.join().unwrap();
-    wait_for("the new one", || (fs::read(scene.b.at("d/f")).ok()? == new).then_some(()));
+    waiting.join().unwrap();
+    assert!(fs::read(b.at("d/f")).unwrap() == new);
 }
 
 /// A daemon that is killed ends, whatever its callers and the kernel wait for, and the next one takes
@@ -266,7 +221,7 @@ fn new_bytes_are_seen_through_a_mapping(kind: Kind) {
 fn names_come_and_go(kind: Kind) {
     let (server, a, b) = pair(kind);
     let is_missing = |path: &Path| {
-        fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     };
     // A name that was found missing, in a folder that was listed.
     assert!(is_missing(&b.at("new")));
@@ -622,7 +577,7 @@ fn pair(kind: Kind) -> (TestServer, Mount, Mount) {
 fn read_if_there(path: &Path) -> Option<Vec<u8>> {
     match fs::read(path) {
         Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => panic!("read {}: {error}", path.display()),
     }
 }
