@@ -248,13 +248,13 @@ impl Core {
             }
             let bytes = estimate(record);
             if !filling.batch.is_empty()
-                && filling.bytes + bytes > self.body_bytes
+                && filling.bytes.saturating_add(bytes) > self.body_bytes
                 && (!self.close_full(&mut filling, decision) || trial)
             {
                 return;
             }
             filling.oldest = earlier(filling.oldest, Some(slot.first_at));
-            filling.bytes += bytes;
+            filling.bytes = filling.bytes.saturating_add(bytes);
             filling.batch.push(record.path.clone());
             if filling.batch.len() >= files_max
                 && (!self.close_full(&mut filling, decision) || trial)
@@ -464,8 +464,8 @@ pub(super) fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Durati
 /// length is checked when the body is built.
 fn estimate(record: &Record) -> u64 {
     let path = 2 * record.path.as_str().len() as u64;
-    let body = if record.op == Op::Put { record.size + record.size / 3 } else { 0 };
-    path + body + 512
+    let body = if record.op == Op::Put { record.size.saturating_add(record.size / 3) } else { 0 };
+    body.saturating_add(path + 512)
 }
 
 #[cfg(test)]

@@ -173,7 +173,8 @@ pub struct Outbox {
     puts: HashMap<Ino, u32>,
     /// How many records refer to each small content.
     blobs: HashMap<BlobId, u32>,
-    bytes: u64,
+    /// Sizes come from servers, too: their sum may be anything.
+    bytes: u128,
     parked: usize,
     held: usize,
     flight: usize,
@@ -300,7 +301,7 @@ impl Outbox {
     /// Bytes of all records.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        u64::try_from(self.bytes).unwrap_or(u64::MAX)
     }
 
     /// When any path last changed; monotonic.
@@ -536,9 +537,9 @@ impl Outbox {
             step(&mut self.held);
         }
         if add {
-            self.bytes += record.size;
+            self.bytes += u128::from(record.size);
         } else {
-            self.bytes -= record.size;
+            self.bytes -= u128::from(record.size);
         }
         if let (Op::Put, Some(ino)) = (record.op, record.ino) {
             tally(&mut self.puts, ino, add);

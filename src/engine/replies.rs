@@ -71,7 +71,7 @@ impl Core {
                     self.accepted_file(item.size);
                 }
                 files += 1;
-                bytes += item.size;
+                bytes = item.size.saturating_add(bytes);
             }
             tasks.extend(self.answer(&item, digest, outcome, now, changes));
         }
@@ -100,13 +100,13 @@ impl Core {
     pub(super) fn note_accepted(&mut self, files: u64, bytes: u64, now: Now) {
         let stats = &mut self.stats;
         stats.accepted += files;
-        stats.accepted_bytes += bytes;
+        stats.accepted_bytes = stats.accepted_bytes.saturating_add(bytes);
         stats.last_ack_at = Some(now.wall);
         let second = now.mono.as_secs();
         match stats.recent.back_mut() {
             Some(newest) if newest.0 == second => {
                 newest.1 += files;
-                newest.2 += bytes;
+                newest.2 = newest.2.saturating_add(bytes);
             }
             _ => stats.recent.push_back((second, files, bytes)),
         }
@@ -189,9 +189,11 @@ impl Core {
                     self.put_node(ino, changes);
                 }
                 let Some(record) = record else { return };
-                // The next change recognises these bytes as ours, under whatever revision.
+                // The next change recognises these bytes as ours, under whatever revision, also after a
+                // restart.
                 if let Some(digest) = digest {
-                    self.outbox.mark(&item.path, |slot| slot.record.note_sent(digest));
+                    let note = |slot: &mut Slot| slot.record.note_sent(digest);
+                    self.outbox.update(&item.path, &mut changes.rows, note);
                 }
                 // A repeated request may be answered from memory, as it was the first time; somebody
                 // else may have changed or removed the file since.
