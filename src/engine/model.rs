@@ -19,6 +19,7 @@ mod plants;
 mod reference;
 mod remote;
 mod sending;
+mod steps;
 mod story;
 mod texts;
 mod world;

@@ -26,9 +26,9 @@ pub(super) struct Disk {
     meta: HashMap<String, String>,
     pub(super) nodes: BTreeMap<Ino, Node>,
     pub(super) records: BTreeMap<Seq, Record>,
-    recheck: BTreeSet<WsPath>,
-    removals: BTreeSet<WsPath>,
-    conflicts: Vec<ConflictRow>,
+    pub(super) recheck: BTreeSet<WsPath>,
+    pub(super) removals: BTreeSet<WsPath>,
+    pub(super) conflicts: Vec<ConflictRow>,
     pub(super) blobs: BTreeMap<BlobId, Bytes>,
     pub(super) files: BTreeMap<FileId, Bytes>,
     commits: u64,
@@ -67,7 +67,7 @@ impl Disk {
         }
     }
 
-    fn load(&self) -> Loaded {
+    pub(super) fn load(&self) -> Loaded {
         Loaded {
             meta: self.meta.clone(),
             nodes: self.nodes.values().cloned().collect(),
