@@ -6,9 +6,13 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mountctl::api::ExitCode;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 use crate::config::{Config, Source};
 use crate::node::Content;
@@ -17,6 +21,12 @@ use crate::store::Loaded;
 
 /// What lies in a state folder beside folders.
 const PRIVATE_FILES: [&str; 5] = ["lock", "state.db", "state.db-wal", "state.db-shm", "reserve"];
+
+/// How often a lock is looked at whose holder is dead.
+const LOOKS_AT_A_DEAD_ONE: u32 = 250;
+
+/// The time between two looks.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What keeps a state folder ours until it is dropped.
 #[derive(Debug)]
@@ -119,14 +129,32 @@ pub(super) fn lock_state(name: &str, state_dir: &Path) -> Result<StateLock, Repo
         .mode(0o600)
         .open(&path)
         .map_err(|error| unusable(state_dir, &error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut file) => {
-            drop(file.set_len(0));
-            drop(writeln!(file, "{}", std::process::id()));
-            Ok(StateLock::of(file))
+    let mut file = take_lock(file, &path).ok_or_else(|| already_running(name, &path))?;
+    drop(file.set_len(0));
+    drop(writeln!(file, "{}", std::process::id()));
+    Ok(StateLock::of(file))
+}
+
+/// Takes the lock. Of a daemon that is dead it is held for a moment by a process that it was just about
+/// to start when it was killed: that is waited for.
+fn take_lock(mut file: File, path: &Path) -> Option<Flock<File>> {
+    for _ in 0..LOOKS_AT_A_DEAD_ONE {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Some(locked),
+            Err((held, _)) if holder_is_dead(path) => file = held,
+            Err(_) => return None,
         }
-        Err(_held) => Err(already_running(name, &path)),
+        #[expect(clippy::disallowed_methods, reason = "nothing tells of it, and nothing runs yet")]
+        std::thread::sleep(LOOK);
     }
+    None
+}
+
+/// Whether the process that wrote its number into the lock is no more.
+fn holder_is_dead(path: &Path) -> bool {
+    let pid = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    let dead = |pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH);
+    pid.filter(|pid| *pid > 0).is_some_and(dead)
 }
 
 /// Somebody else holds the lock.
@@ -221,4 +249,36 @@ pub(super) fn make_private(folder: &Path) -> Result<(), Report> {
         Ok(())
     };
     make().map_err(|error| unusable(folder, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lock of a daemon that lives is not waited for; that of a dead one is, until who holds it for a
+    /// moment longer is gone.
+    #[test]
+    fn a_lock_that_outlives_its_daemon_for_a_moment_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock_state("m", folder.path()).unwrap();
+        lock_state("m", folder.path()).unwrap_err();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = child.id();
+        child.wait().unwrap();
+        fs::write(folder.path().join("lock"), format!("{dead}\n")).unwrap();
+        let (path, lock) = (folder.path().to_owned(), folder.path().join("lock"));
+        let other = std::thread::spawn(move || lock_state("m", &path).is_ok());
+        let is_lock = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == lock);
+        let opened = || {
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.map(is_lock).filter(|is_lock| *is_lock).count()
+        };
+        while opened() < 2 && !other.is_finished() {
+            std::thread::yield_now();
+        }
+        drop(held);
+        assert!(other.join().unwrap());
+        let text = fs::read_to_string(folder.path().join("lock")).unwrap();
+        assert_eq!(text.trim(), std::process::id().to_string());
+    }
 }
