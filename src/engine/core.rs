@@ -385,7 +385,6 @@ impl Core {
         });
         changes.recorded.push((change.op, path.clone()));
         self.forget_kept(&path, changes);
-        self.forget_gone(&path, changes);
         self.outbox.record(change, stamp, &mut changes.rows);
         self.guard_removal(&path, now, changes);
         // Removed and made again: the remote may still have the folder, so its next removal is news.

@@ -183,6 +183,7 @@ impl Core {
         match item.op {
             Op::Put | Op::Meta | Op::MakeDir => {
                 let ended = self.adopt_accepted(item, digest, revision.cloned());
+                self.forget_gone(&item.path, changes);
                 let leads_to = if item.op == Op::MakeDir { Base::Absent } else { base };
                 let record = self.end_record(&item.path, &leads_to, now.mono, changes);
                 if let Some(ino) = ended {

@@ -189,6 +189,9 @@ impl Core {
             node.origin = None;
             self.put_node(ino, changes);
         }
+        if theirs.is_some() {
+            self.forget_gone(&record.path, changes);
+        }
         self.end_record(&record.path, &base, now.mono, changes);
         self.note_accepted(1, record.size, now);
     }
