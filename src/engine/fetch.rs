@@ -198,6 +198,7 @@ impl Shared {
         let named = Arc::new(self.contents.open_file(id)?);
         let unsynced = Arc::clone(&self.contents.unsynced);
         let synced = tokio::task::spawn_blocking(move || {
+            unsynced.created(named.file())?;
             unsynced.note(named.file())?;
             unsynced.sync_new(named.file())
         });
