@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::files::{Handle, OpenMode};
 use super::{Attributes, DirEntry, EntryKind, Fs, FsError, Reply};
+use crate::engine::Invalidation;
 use crate::engine::local::{Creator, LocalError, SetAttributes};
 use crate::engine::rename::RenameMode;
 use crate::engine::waits::Wait;
@@ -204,7 +205,18 @@ impl Fs {
         slot.set(());
         let offered = self.offer_base_at(to);
         failpoint!("fs.rename.sealed");
-        let moved = self.shared.step_then(slot.done(), |core, now, changes| {
+        // One that could not be recorded is made here all the same, and may still come about: the
+        // kernel, which is told that it failed, must not open the file under the name that it had.
+        let entry = |(parent, name): (Ino, &str)| Invalidation::Entry { parent, name: name.into() };
+        let (names, shared) = (vec![entry(from), entry(to)], Arc::clone(&self.shared));
+        let done = slot.done();
+        let told: Done = Box::new(move |result| {
+            if result.is_err() {
+                shared.invalidate(names);
+            }
+            done(result);
+        });
+        let moved = self.shared.step_then(told, |core, now, changes| {
             let is_open = |ino| self.shared.contents.open.is_open(ino);
             core.rename(from, to, mode, is_open, now, changes)
         });

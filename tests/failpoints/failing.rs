@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use nix::libc::{EIO, ENOSPC};
 use reqwest::Method;
@@ -217,4 +217,32 @@ fn a_fetch_that_the_disk_refuses_leaves_no_file() {
         fs::remove_file(&path).unwrap();
         run.a.flush();
     }
+}
+
+/// A rename that could not be recorded has failed for whoever asked for it, and may have happened. What
+/// is written to the old name after that is a file of its own, also when it is renamed again.
+#[test]
+fn after_a_rename_that_could_not_be_recorded_names_are_not_mixed_up() {
+    crate::fuse_or_skip!();
+    let run = begin();
+    let (new, old) = (run.a.at("swap.tmp"), run.a.at("swap"));
+    fs::write(&old, "first").unwrap();
+    fs::write(&new, "second").unwrap();
+    run.a.flush();
+    arm_mount(&run.a, "store.commit.begin=return(5)");
+    assert_eq!(fs::rename(&new, &old).unwrap_err().raw_os_error(), Some(EIO));
+    arm_mount(&run.a, "store.commit.begin=off");
+    // The kernel is told by a thread of its own.
+    wait_for("the names to be looked up again", || {
+        let inode = |path| fs::metadata(path).ok().map(|of| of.ino());
+        (inode(&new) != inode(&old)).then_some(())
+    });
+    fs::write(&new, "third").unwrap();
+    assert_ne!(fs::read(&old).unwrap(), b"third");
+    fs::rename(&new, &old).unwrap();
+    fs::write(&new, "fourth").unwrap();
+    run.a.flush();
+    let files = run.server.http.files();
+    assert_eq!(files["/swap"], b"third");
+    assert_eq!(files["/swap.tmp"], b"fourth");
 }

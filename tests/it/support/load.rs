@@ -177,10 +177,18 @@ pub fn check(accounts: &[Account], found: &BTreeMap<String, Vec<u8>>) {
             let newer = maybe.any(|bytes| there == Some(bytes));
             assert!(
                 newest || newer,
-                "{path}: {} acknowledged bytes end in {:?}, found {:?}",
+                "{path}: {} acknowledged bytes end in {:?}, found {:?}, of {} the end is not known: {:?}",
                 bytes.len(),
                 ending(bytes),
                 there.map(|there| (there.len(), ending(there))),
+                path,
+                account
+                    .maybe
+                    .get(path)
+                    .into_iter()
+                    .flatten()
+                    .map(|b| ending(b))
+                    .collect::<Vec<_>>(),
             );
             checked += 1;
         }
