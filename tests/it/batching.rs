@@ -229,7 +229,8 @@ fn a_batch_that_is_too_large_splits_and_the_limit_is_remembered(kind: Kind) {
     server.log().reset();
     write(&mount, 1);
     assert_eq!(server.log().count_status("/fs/bulk", 413), 0, "learned");
-    assert_eq!(single_requests(&server.log()), 0, "{:#?}", server.log().recent());
+    // An event that was heard before its reply has its path looked at, now and then.
+    assert!(single_requests(&server.log()) <= 4, "{:#?}", server.log().recent());
     // The last replies may be forgotten with it: what they were about is then looked at.
     mount.kill9();
     mount.start();
