@@ -88,7 +88,7 @@ pub struct MountArgs {
     /// Send when nothing changed for this long
     #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration)]
     pub debounce: Duration,
-    /// Send at the latest when a change waited this long
+    /// Send at the latest when a change waited this long; in a burst of changes, five times this
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
     pub max_delay: Duration,
     /// How often to ask for changes while they cannot be pushed

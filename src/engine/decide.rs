@@ -211,6 +211,13 @@ impl Core {
         let trial = self.link.is_down();
         let free_singles = SINGLES_MAX.saturating_sub(self.singles_in_flight);
         let files_max = self.batch_limit();
+        let (debounce, max_delay) = (self.settings.debounce, self.settings.max_delay);
+        let burst = self.outbox.burst().waits_until(now.mono, debounce, max_delay);
+        if let Some(until) = burst.filter(|_| !hurry && !trial) {
+            decision.gathers_until = Some(until);
+            decision.deadline = earlier(decision.deadline, Some(until));
+            return;
+        }
         let mut filling = Filling::default();
         let mut left_behind: Option<Duration> = None;
         let mut looked = 0;

@@ -7,6 +7,7 @@
 //! `now` is an argument.
 
 mod approval;
+mod burst;
 mod changes;
 
 use std::collections::hash_map::Entry;
@@ -181,6 +182,7 @@ pub struct Outbox {
     removals: usize,
     records: usize,
     last_change_at: Duration,
+    burst: burst::Burst,
 }
 
 impl Outbox {
@@ -310,9 +312,16 @@ impl Outbox {
         self.last_change_at
     }
 
+    /// The changes since the last pause.
+    #[must_use]
+    pub fn burst(&self) -> &burst::Burst {
+        &self.burst
+    }
+
     /// Takes up a change of one path.
     pub fn record(&mut self, change: Change, stamp: Stamp, rows: &mut Vec<Row>) {
         self.last_change_at = stamp.now;
+        self.burst.note(stamp.now);
         let path = change.path.clone();
         let Some(mut lane) = self.take(&path) else {
             self.enter_new(change, RecordBaseFrom::Change, stamp, rows);

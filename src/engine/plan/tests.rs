@@ -166,6 +166,35 @@ fn a_burst_leaves_in_one_request_when_it_is_quiet() {
     assert_eq!((sent.len(), sent[0].len()), (1, 10));
 }
 
+/// What is sent in the middle of a burst would only slow it down, also where it fills a request.
+#[test]
+fn the_end_of_a_burst_is_waited_for_unless_somebody_is_in_a_hurry() {
+    let mut bench = Bench::new(everything());
+    let write = |bench: &mut Bench, files: u64| {
+        for n in 0..files {
+            bench.write(ROOT, &format!("f{n}"), 10);
+            bench.pass(Duration::from_micros(100));
+        }
+    };
+    write(&mut bench, 600);
+    let plan = bench.plan();
+    assert!(plan.tasks.is_empty());
+    let due = plan.deadline.unwrap();
+    assert!(due < bench.now.mono + Duration::from_millis(20), "{due:?}");
+    bench.now.mono = due;
+    assert_eq!(bench.requests().len(), 2, "full ones go, the rest gathers meanwhile");
+
+    let mut bench = Bench::new(everything());
+    write(&mut bench, 600);
+    bench.core.urgent = true;
+    assert_eq!(bench.requests().len(), 2, "full ones go, the rest gathers meanwhile");
+
+    // What goes on for longer is no burst: then full requests go beside it.
+    let mut bench = Bench::new(everything());
+    write(&mut bench, 10_100);
+    assert!(!bench.requests().is_empty());
+}
+
 #[test]
 fn steady_writing_does_not_put_off_a_change_for_ever() {
     let mut bench = Bench::new(Capabilities::default());
