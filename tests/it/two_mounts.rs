@@ -93,7 +93,9 @@ fn a_reader_sees_one_version_while_it_changes(kind: Kind) {
             if !is_held {
                 file = File::open(&path).unwrap();
             }
-            assert!(is_whole(&file) || is_whole(&file), "twice what never was (held: {is_held})");
+            // The next one may be inside of the kernel when the next change comes, but not each.
+            let is_ever_whole = (0..4).any(|_| is_whole(&file));
+            assert!(is_ever_whole, "four times what never was (held: {is_held})");
         }
     };
     std::thread::scope(|scope| {
