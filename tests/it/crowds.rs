@@ -95,10 +95,11 @@ fn what_comes_and_goes_leaves_nothing_behind() {
     (0..ROUNDS / 3).for_each(round);
     let before = holds(&mount);
     (ROUNDS / 3..ROUNDS).for_each(round);
-    // Connections come and go.
+    // Connections come, and are kept for a while; a file left open in each round would be as many
+    // as there were rounds.
     let after = wait_for("no more descriptors than before", || {
         let now = holds(&mount);
-        (now.0 <= before.0 + 5).then_some(now)
+        (now.0 < before.0 + 16).then_some(now)
     });
     eprintln!("{before:?}, then {after:?}");
     assert!(after.1 < before.1 + (16 << 10), "memory grew: {before:?}, then {after:?}");
