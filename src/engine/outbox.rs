@@ -181,7 +181,6 @@ pub struct Outbox {
     flight: usize,
     removals: usize,
     records: usize,
-    last_change_at: Duration,
     burst: burst::Burst,
 }
 
@@ -309,7 +308,7 @@ impl Outbox {
     /// When any path last changed; monotonic.
     #[must_use]
     pub fn last_change_at(&self) -> Duration {
-        self.last_change_at
+        self.burst.last()
     }
 
     /// The changes since the last pause.
@@ -320,7 +319,6 @@ impl Outbox {
 
     /// Takes up a change of one path.
     pub fn record(&mut self, change: Change, stamp: Stamp, rows: &mut Vec<Row>) {
-        self.last_change_at = stamp.now;
         self.burst.note(stamp.now);
         let path = change.path.clone();
         let Some(mut lane) = self.take(&path) else {

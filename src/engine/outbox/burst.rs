@@ -37,6 +37,11 @@ impl Burst {
         self.changes = self.changes.saturating_add(1);
     }
 
+    /// When the last change was.
+    pub(super) fn last(&self) -> Duration {
+        self.last
+    }
+
     /// Until when the end of a burst is waited for; `None` when there is none, or when it has lasted
     /// too long.
     #[must_use]
